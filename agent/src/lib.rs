@@ -1,0 +1,21 @@
+//! parkranger watches the scheduler of every Go process on a Linux host from outside.
+//!
+//! The modules follow the way of the data; a stage knows the stages above it, not below:
+//!
+//! ```text
+//!  bytes of a binary ─▶ binary/    facts: Go version, functions, lines, DWARF, build info   (pure, hostile input)
+//!                       runtime/   layouts and wait reasons per Go version
+//!                       plan/      which instruction to probe, or why not                   (pure)
+//!  a host            ─▶ host/      processes: scan, identity, opening their binaries         (/proc)
+//!                       kernel/    load, attach, counters, ring buffer                       (the only user of aya)
+//!                       ledger/    births, parks, exits, live, losses                        (pure state, no I/O)
+//!                       symbols/   pc ▶ function, file, line, inlined frames
+//!                       views/     one snapshot ▶ table, JSON
+//!                       cli/       arguments ▶ configuration; main.rs only wires
+//! ```
+
+pub mod address;
+pub mod binary;
+pub mod plan;
+pub mod runtime;
+pub mod symbols;

@@ -1,0 +1,2 @@
+//! The parkranger command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Harness for tests of parkranger against real Go programs.

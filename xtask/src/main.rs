@@ -1,0 +1,2 @@
+//! Chores of the parkranger repository.
+fn main() {}
