@@ -16,6 +16,7 @@
 
 pub mod address;
 pub mod binary;
+pub mod kernel;
 pub mod plan;
 pub mod runtime;
 pub mod symbols;

@@ -84,3 +84,22 @@ pub struct Unattributed {
     /// By [`ProcessLoss`].
     pub losses: [u64; ProcessLoss::COUNT],
 }
+
+#[cfg(feature = "user")]
+#[allow(unsafe_code, reason = "aya reads and writes map entries as bytes")]
+mod pod {
+    use super::{Process, ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey};
+
+    // SAFETY: each is `#[repr(C)]` or transparent, made of u64s alone: no padding, every bit pattern valid.
+    unsafe impl aya::Pod for Process {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ProcessId {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SiteCounts {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SiteKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Unattributed {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for WaitKey {}
+}
