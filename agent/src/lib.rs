@@ -10,13 +10,19 @@
 //!                       kernel/    load, attach, counters, ring buffer                       (the only user of aya)
 //!                       ledger/    births, parks, exits, live, losses                        (pure state, no I/O)
 //!                       symbols/   pc ▶ function, file, line, inlined frames
+//!                       watch/     keeps host, kernel and ledger in step ▶ one snapshot
 //!                       views/     one snapshot ▶ table, JSON
 //!                       cli/       arguments ▶ configuration; main.rs only wires
 //! ```
 
 pub mod address;
 pub mod binary;
+pub mod cli;
+pub mod host;
 pub mod kernel;
+pub mod ledger;
 pub mod plan;
 pub mod runtime;
 pub mod symbols;
+pub mod views;
+pub mod watch;

@@ -28,6 +28,18 @@ pub enum Event {
     Exit = 2,
 }
 
+impl Event {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Birth => "birth",
+            Self::Park => "park",
+            Self::Exit => "exit",
+        }
+    }
+}
+
 /// Distance from `g.gopc` to `g.startpc` in bytes (runtime/runtime2.go: gopc, ancestors, startpc).
 pub const STARTPC_AFTER_GOPC: u64 = 16;
 /// How many binaries can be told apart.

@@ -85,15 +85,22 @@ impl Kernel {
         }
     }
 
-    /// Lists a process, so that hits of its binary's probes are counted for it.
+    /// Lists a process, so that hits of its binary's probes are counted for it, and tells under which id: where the
+    /// kernel side adopted it meanwhile, under that one.
     ///
     /// # Errors
     ///
     /// [`KernelError::Map`] where the map of processes is full.
-    pub fn watch(&mut self, process: Process) -> Result<(), KernelError> {
-        self.processes()?
-            .insert(&process.id.tgid(), &process, 0)
-            .map_err(|error| KernelError::Map { action: "write", map: names::PROCESSES, why: error.to_string() })
+    pub fn list(&mut self, process: Process) -> Result<ProcessId, KernelError> {
+        const BPF_NOEXIST: u64 = 1;
+        let tgid = process.id.tgid();
+        let Err(error) = self.processes()?.insert(&tgid, &process, BPF_NOEXIST) else { return Ok(process.id) };
+        match self.watched(tgid)? {
+            Some(adopted) => Ok(adopted.id),
+            None => {
+                Err(KernelError::Map { action: "write", map: names::PROCESSES, why: with_sources(&error) })
+            }
+        }
     }
 
     /// The entry of `tgid` in the list of processes.

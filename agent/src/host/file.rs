@@ -1,0 +1,46 @@
+//! A binary's bytes, read when asked for. Never mapped: a file that shrinks under a mapping kills the reader.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    sync::Arc,
+};
+
+use crate::{address::FileOffset, binary::Source};
+
+/// Which file on disk: device and inode. A binary replaced on disk has another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// An open file as a source of bytes.
+pub struct FileSource {
+    file: Arc<File>,
+    len: u64,
+}
+
+impl FileSource {
+    /// The bytes of `file` as long as it is now, and which file it is.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `fstat` says.
+    pub fn new(file: Arc<File>) -> io::Result<(Self, FileId)> {
+        let metadata = file.metadata()?;
+        let id = FileId { device: metadata.dev(), inode: metadata.ino() };
+        Ok((Self { file, len: metadata.len() }, id))
+    }
+}
+
+impl Source for FileSource {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset.0)
+    }
+}
