@@ -116,7 +116,8 @@ impl Prologue {
         }
         let branch = code.next()?;
         // Two bytes with an 8-bit displacement, six with a 32-bit one; longer ones have prefixes.
-        let probed_alone = matches!(branch.code(), Code::Jbe_rel8_64 | Code::Jbe_rel32_64) && matches!(branch.len(), 2 | 6);
+        let probed_alone =
+            matches!(branch.code(), Code::Jbe_rel8_64 | Code::Jbe_rel32_64) && matches!(branch.len(), 2 | 6);
         if !probed_alone {
             return Err(does_not_fit(&branch));
         }
@@ -198,8 +199,8 @@ fn only_the_tail_jumps_back(body: &Body, chosen: u64, tail_jump: Option<u64>, ta
         let from = instruction.ip();
         tails_met += tails.iter().filter(|tail| **tail == from).count();
         let Some(to) = branch_target(&instruction) else { continue };
-        let starts_over = to == body.entry
-            && (tail_jump == Some(from) || instruction.flow_control() == FlowControl::Call);
+        let starts_over =
+            to == body.entry && (tail_jump == Some(from) || instruction.flow_control() == FlowControl::Call);
         if (body.entry..=chosen).contains(&to) && !starts_over {
             return Err(Unusable::JumpIntoPrologue { from: VirtAddr(from), to: VirtAddr(to) });
         }

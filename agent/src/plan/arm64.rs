@@ -170,7 +170,9 @@ fn tail_jump(body: &Body, tail: u64) -> Result<u64, Unusable> {
         match branch(at, word) {
             None if is_indirect_branch(word) => break,
             None => return_address_moved |= word == MOV_X3_X30,
-            Some(Branch { to, kind: Kind::Call }) if return_address_moved && !called && !body.contains(to) => called = true,
+            Some(Branch { to, kind: Kind::Call }) if return_address_moved && !called && !body.contains(to) => {
+                called = true;
+            }
             Some(Branch { to, kind: Kind::Always }) if called && to == body.entry => return Ok(at),
             Some(_) => break,
         }
@@ -181,9 +183,14 @@ fn tail_jump(body: &Body, tail: u64) -> Result<u64, Unusable> {
 /// Checks that within one call control passes `chosen` once, besides the restarts that the check itself accounts for.
 /// Indirect jumps are the compiler's switch tables, whose cases lie behind the prologue; calls of the function by
 /// itself are calls.
+///
+/// The tail is the last code; behind it come constants, which may look like branches. They are taken for code only
+/// where a branch leads there.
 fn only_the_tail_jumps_back(body: &Body, chosen: u64, tail_jump: u64) -> Result<(), Unusable> {
-    for (from, word) in words(body) {
-        let Some(Branch { to, kind }) = branch(from, word) else { continue };
+    let branches = || words(body).filter_map(|(from, word)| branch(from, word).map(|branch| (from, branch)));
+    let code_behind =
+        branches().any(|(from, branch)| from <= tail_jump && branch.to > tail_jump && body.contains(branch.to));
+    for (from, Branch { to, kind }) in branches().filter(|(from, _)| *from <= tail_jump || code_behind) {
         let starts_over = to == body.entry && (from == tail_jump || kind == Kind::Call);
         if (body.entry..=chosen).contains(&to) && !starts_over {
             return Err(Unusable::JumpIntoPrologue { from: VirtAddr(from), to: VirtAddr(to) });
@@ -268,8 +275,10 @@ mod tests {
             let random = (state >> 32) as u32;
             // Every other word gets a branch's top byte.
             let tops = [0x14, 0x17, 0x94, 0x97, 0x54, 0x34, 0x35, 0xb4, 0xb5, 0x36, 0x37, 0xb6, 0xb7];
-            let word = if round % 2 == 0 { random } else { (random >> 8) | (tops[round as usize / 2 % tops.len()] << 24) };
+            let word =
+                if round % 2 == 0 { random } else { (random >> 8) | (tops[round as usize / 2 % tops.len()] << 24) };
             let Ok(decoded) = InstDecoder::default().decode(&mut U8Reader::new(&word.to_le_bytes())) else { continue };
+            assert!(!decoded.to_string().is_empty(), "{word:#010x}");
             let is_branch = matches!(
                 decoded.opcode,
                 Opcode::B | Opcode::BL | Opcode::Bcc(_) | Opcode::CBZ | Opcode::CBNZ | Opcode::TBZ | Opcode::TBNZ

@@ -48,7 +48,7 @@ mod arm64;
 #[cfg(test)]
 mod tests;
 
-/// No function of ours comes near this (the largest seen is 5 KiB); a longer one is refused before it is read.
+/// No function of ours comes near this (the largest seen has 2.7 KiB); a longer one is refused before it is read.
 pub const MAX_FUNCTION_BYTES: u64 = 64 * 1024;
 
 /// How many names of a list go into a sentence: lists come from the binary and have no other bound.
@@ -249,7 +249,9 @@ pub enum Unusable {
     #[error("the bytes at {0} are no instruction")]
     NotCode(VirtAddr),
     /// Not a prologue of the Go compiler that is known, and what is there would be single-stepped.
-    #[error("`{instruction}` at {address} belongs to no stack check that is known, and the kernel would single-step it")]
+    #[error(
+        "`{instruction}` at {address} belongs to no stack check that is known, and the kernel would single-step it"
+    )]
     UnknownPrologue {
         /// The first instruction that does not fit.
         address: VirtAddr,
@@ -387,7 +389,8 @@ impl Plan {
                 return Err(Refusal::Ambiguous { function: gdestroy.name.clone(), why });
             }
             self.notes.push(
-                "runtime.gdestroy is inlined in runtime.goexit0: exits are counted at both, each exit at one".to_owned(),
+                "runtime.gdestroy is inlined in runtime.goexit0: exits are counted at both, each exit at one"
+                    .to_owned(),
             );
         }
         self.points.push(point(image, Event::Exit, &goexit0, GoroutineSource::FirstArgument)?);
@@ -441,9 +444,8 @@ fn point(
     }
     .map_err(|why| unusable(function, &body.bytes, why))?;
     let address = VirtAddr(choice.address);
-    let offset = image
-        .file_offset(address)
-        .ok_or_else(|| Refusal::NotInFile { function: function.name.clone(), address })?;
+    let offset =
+        image.file_offset(address).ok_or_else(|| Refusal::NotInFile { function: function.name.clone(), address })?;
     Ok(ProbePoint {
         event,
         function: function.name.clone(),
