@@ -1,1 +1,17 @@
-//! (being written)
+//! What changes with a Go version: offsets in runtime structs, wait reasons, which goroutines are the runtime's own.
+//!
+//! The one place of versions. A binary is asked first (its DWARF, its code); the table in `layouts` is for binaries
+//! without DWARF. Either way a layout is a hypothesis until it is checked against the memory of a live process.
+
+#![warn(clippy::indexing_slicing)]
+
+pub(crate) mod code;
+mod dwarf_layout;
+mod layout;
+mod layouts;
+mod system;
+mod wait_reasons;
+
+pub use layout::{Layout, LayoutError, LayoutSource};
+pub use system::is_system_goroutine;
+pub use wait_reasons::{WaitReasonError, WaitReasons};

@@ -1,0 +1,306 @@
+//! The ELF view of a binary: segments always, sections when they are there.
+//!
+//! Refuses anything but 64-bit little-endian ELF for the two architectures Go agents meet. Segments are the truth (the
+//! kernel maps them); sections are hints that a linker or `sstrip` may have dropped, so a broken section table counts
+//! as none. Counts and sizes are checked against the file before anything is allocated.
+
+use std::sync::Arc;
+
+use object::read::{CompressedData, CompressionFormat};
+
+use super::{
+    Architecture, BinaryError,
+    bytes::{u8_at, u16_at, u32_at, u64_at},
+    source::Source,
+};
+use crate::address::{FileOffset, VirtAddr};
+
+const EM_X86_64: u16 = 62;
+const EM_AARCH64: u16 = 183;
+const ET_EXEC: u16 = 2;
+const ET_DYN: u16 = 3;
+const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const PT_INTERP: u32 = 3;
+const PT_NOTE: u32 = 4;
+const PF_X: u32 = 1;
+const PF_W: u32 = 2;
+const SHT_SYMTAB: u32 = 2;
+const SHT_NOBITS: u32 = 8;
+const SHF_COMPRESSED: u64 = 0x800;
+const ELFCOMPRESS_ZLIB: u32 = 1;
+const ELFCOMPRESS_ZSTD: u32 = 2;
+
+const HEADER_BYTES: usize = 64;
+const PROGRAM_HEADER_BYTES: usize = 56;
+const SECTION_HEADER_BYTES: usize = 64;
+/// The kernel itself maps no file with more than 64 KiB of program headers.
+const MAX_PROGRAM_HEADERS: u16 = 1170;
+const MAX_SECTIONS: u16 = 4096;
+const MAX_SECTION_NAMES_BYTES: u64 = 1 << 20;
+
+/// One PT_LOAD. `file_bytes` never leaves the file, nor do the address ranges wrap.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) address: u64,
+    pub(crate) offset: u64,
+    pub(crate) file_bytes: u64,
+    pub(crate) executable: bool,
+    pub(crate) writable: bool,
+}
+
+impl Segment {
+    /// The file-backed addresses.
+    pub(crate) fn end(&self) -> u64 {
+        self.address.saturating_add(self.file_bytes)
+    }
+
+    pub(crate) fn contains(&self, address: u64) -> bool {
+        (self.address..self.end()).contains(&address)
+    }
+}
+
+/// A named piece of the file. Not yet checked against it.
+#[derive(Clone, Debug)]
+pub(crate) struct Section {
+    pub(crate) name: String,
+    pub(crate) address: u64,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    kind: u32,
+    flags: u64,
+}
+
+/// Which way an ELF file is linked and what it is made of.
+pub(crate) struct Image {
+    source: Arc<dyn Source>,
+    pub(crate) architecture: Architecture,
+    pub(crate) position_independent: bool,
+    pub(crate) interpreter: bool,
+    pub(crate) program_headers: Option<VirtAddr>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) dynamic: Option<(u64, u64)>,
+    notes: Vec<(u64, u64)>,
+    pub(crate) sections: Vec<Section>,
+}
+
+impl Image {
+    pub(crate) fn parse(source: Arc<dyn Source>) -> Result<Self, BinaryError> {
+        let mut header = [0u8; HEADER_BYTES];
+        if source.len() < HEADER_BYTES as u64 {
+            return Err(BinaryError::NotElf);
+        }
+        source.read_at(FileOffset(0), &mut header)?;
+        if !header.starts_with(b"\x7fELF") {
+            return Err(BinaryError::NotElf);
+        }
+        let short = || BinaryError::malformed("ELF header", 0);
+        let (class, data) = u8_at(&header, 4).zip(u8_at(&header, 5)).ok_or_else(short)?;
+        if class != 2 || data != 1 {
+            return Err(BinaryError::Unsupported { what: "not a 64-bit little-endian ELF file" });
+        }
+        let architecture = match u16_at(&header, 18) {
+            Some(EM_X86_64) => Architecture::Amd64,
+            Some(EM_AARCH64) => Architecture::Arm64,
+            _ => return Err(BinaryError::Unsupported { what: "an architecture other than amd64 and arm64" }),
+        };
+        let position_independent = match u16_at(&header, 16) {
+            Some(ET_EXEC) => false,
+            Some(ET_DYN) => true,
+            _ => return Err(BinaryError::Unsupported { what: "neither an executable nor a shared object" }),
+        };
+        let table = u64_at(&header, 32).ok_or_else(short)?;
+        let (entry_bytes, count) = u16_at(&header, 54).zip(u16_at(&header, 56)).ok_or_else(short)?;
+        if usize::from(entry_bytes) != PROGRAM_HEADER_BYTES || count == 0 || count > MAX_PROGRAM_HEADERS {
+            return Err(BinaryError::malformed("program header table", table));
+        }
+        let mut image = Self {
+            architecture,
+            position_independent,
+            interpreter: false,
+            program_headers: None,
+            segments: Vec::new(),
+            dynamic: None,
+            notes: Vec::new(),
+            sections: Vec::new(),
+            source,
+        };
+        let raw = image.file(table, u64::from(count) * PROGRAM_HEADER_BYTES as u64, "program header table")?;
+        image.read_segments(&raw);
+        if image.segments.is_empty() {
+            return Err(BinaryError::malformed("program header table", table));
+        }
+        image.program_headers = image.address_of(FileOffset(table));
+        image.sections = image.read_sections(&header).unwrap_or_default();
+        Ok(image)
+    }
+
+    fn read_segments(&mut self, raw: &[u8]) {
+        let file_end = self.source.len();
+        for entry in raw.as_chunks::<PROGRAM_HEADER_BYTES>().0 {
+            let word = |at| u64_at(entry, at).unwrap_or_default();
+            let (kind, flags) = (u32_at(entry, 0).unwrap_or_default(), u32_at(entry, 4).unwrap_or_default());
+            let (offset, address, file_bytes) = (word(8), word(16), word(32));
+            // A file cut short keeps what is left of its segments; reads past that fail one by one.
+            let file_bytes = file_bytes.min(file_end.saturating_sub(offset)).min(u64::MAX - address);
+            match kind {
+                PT_LOAD if file_bytes > 0 => self.segments.push(Segment {
+                    address,
+                    offset,
+                    file_bytes,
+                    executable: flags & PF_X != 0,
+                    writable: flags & PF_W != 0,
+                }),
+                PT_DYNAMIC => self.dynamic = Some((address, file_bytes)),
+                PT_INTERP => self.interpreter = true,
+                PT_NOTE => self.notes.push((offset, file_bytes)),
+                _ => {}
+            }
+        }
+    }
+
+    /// `None` for any defect: the sections are hints.
+    fn read_sections(&self, header: &[u8]) -> Option<Vec<Section>> {
+        let table = u64_at(header, 40)?;
+        let (entry_bytes, count, names) = (u16_at(header, 58)?, u16_at(header, 60)?, u16_at(header, 62)?);
+        if usize::from(entry_bytes) != SECTION_HEADER_BYTES || count == 0 || count > MAX_SECTIONS {
+            return None;
+        }
+        let raw = self.file(table, u64::from(count) * SECTION_HEADER_BYTES as u64, "section header table").ok()?;
+        let entries = raw.as_chunks::<SECTION_HEADER_BYTES>().0;
+        let strings = entries.get(usize::from(names))?;
+        let (offset, bytes) = (u64_at(strings, 24)?, u64_at(strings, 32)?);
+        let strings = self.file(offset, bytes.min(MAX_SECTION_NAMES_BYTES), "section names").ok()?;
+        let mut sections = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let name = strings.get(u32_at(entry, 0)? as usize..)?;
+            let name = name.split(|&byte| byte == 0).next()?;
+            sections.push(Section {
+                name: String::from_utf8_lossy(name.get(..name.len().min(64))?).into_owned(),
+                kind: u32_at(entry, 4)?,
+                flags: u64_at(entry, 8)?,
+                address: u64_at(entry, 16)?,
+                offset: u64_at(entry, 24)?,
+                bytes: u64_at(entry, 32)?,
+            });
+        }
+        Some(sections)
+    }
+
+    /// The first section of that name that has bytes in the file.
+    pub(crate) fn section(&self, name: &str) -> Option<&Section> {
+        self.sections.iter().find(|section| section.name == name && section.kind != SHT_NOBITS && section.bytes > 0)
+    }
+
+    pub(crate) fn has_symbol_table(&self) -> bool {
+        self.sections.iter().any(|section| section.kind == SHT_SYMTAB && section.bytes > 0)
+    }
+
+    /// The contents of a section, inflated if need be, and never more than `limit_bytes` of them.
+    pub(crate) fn section_data(&self, name: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>, BinaryError> {
+        let Some(section) = self.section(name) else { return Ok(None) };
+        let malformed = || BinaryError::malformed("debug section", section.offset);
+        if section.bytes > limit_bytes {
+            return Err(BinaryError::Unsupported { what: "a section larger than the limit" });
+        }
+        let raw = self.file(section.offset, section.bytes, "section")?;
+        if section.flags & SHF_COMPRESSED == 0 {
+            return Ok(Some(raw));
+        }
+        let format = match u32_at(&raw, 0) {
+            Some(ELFCOMPRESS_ZLIB) => CompressionFormat::Zlib,
+            Some(ELFCOMPRESS_ZSTD) => CompressionFormat::Zstandard,
+            _ => return Err(malformed()),
+        };
+        let uncompressed_size = u64_at(&raw, 8).ok_or_else(malformed)?;
+        let data = raw.get(24..).ok_or_else(malformed)?;
+        if uncompressed_size > limit_bytes {
+            return Err(BinaryError::Unsupported { what: "a compressed section larger than the limit" });
+        }
+        let data = CompressedData { format, data, uncompressed_size }.decompress().map_err(|_| malformed())?;
+        Ok(Some(data.into_owned()))
+    }
+
+    /// The pieces of the file that hold notes: by segments, and by sections for what the segments miss.
+    pub(crate) fn note_ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        let sections = self.sections.iter().filter(|section| section.name.starts_with(".note"));
+        self.notes.iter().copied().chain(sections.map(|section| (section.offset, section.bytes)))
+    }
+
+    /// `bytes` bytes of the file from `offset` on. The length is checked against the file before it is allocated.
+    pub(crate) fn file(&self, offset: u64, bytes: u64, what: &'static str) -> Result<Vec<u8>, BinaryError> {
+        let end = offset.checked_add(bytes).ok_or(BinaryError::malformed(what, offset))?;
+        if end > self.source.len() {
+            return Err(BinaryError::malformed(what, offset));
+        }
+        let size = usize::try_from(bytes).map_err(|_| BinaryError::malformed(what, offset))?;
+        let mut buf = vec![0; size];
+        self.source.read_at(FileOffset(offset), &mut buf)?;
+        Ok(buf)
+    }
+
+    pub(crate) fn segment_at(&self, address: u64) -> Option<&Segment> {
+        self.segments.iter().find(|segment| segment.contains(address))
+    }
+
+    pub(crate) fn file_offset(&self, address: VirtAddr) -> Option<FileOffset> {
+        let segment = self.segment_at(address.0)?;
+        Some(FileOffset(segment.offset + (address.0 - segment.address)))
+    }
+
+    fn address_of(&self, offset: FileOffset) -> Option<VirtAddr> {
+        let holds = |segment: &&Segment| (segment.offset..segment.offset + segment.file_bytes).contains(&offset.0);
+        let segment = self.segments.iter().find(holds)?;
+        segment.address.checked_add(offset.0 - segment.offset).map(VirtAddr)
+    }
+
+    /// The file image at a virtual address; an error where it is not wholly file-backed.
+    pub(crate) fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), BinaryError> {
+        let outside = BinaryError::Malformed { what: "address outside the file image", at: address };
+        let Some(segment) = self.segment_at(address) else { return Err(outside) };
+        if (buf.len() as u64) > segment.end() - address {
+            return Err(outside);
+        }
+        Ok(self.source.read_at(FileOffset(segment.offset + (address - segment.address)), buf)?)
+    }
+
+    /// How many bytes the file backs from `address` on, to the end of its segment.
+    pub(crate) fn backed(&self, address: u64) -> u64 {
+        self.segment_at(address).map_or(0, |segment| segment.end() - address)
+    }
+
+    /// Up to `limit` bytes at `address`: fewer where the file image ends, none outside it.
+    pub(crate) fn read_up_to(&self, address: u64, limit: usize) -> Result<Vec<u8>, BinaryError> {
+        let size = usize::try_from(self.backed(address)).unwrap_or(usize::MAX).min(limit);
+        let mut buf = vec![0; size];
+        if size > 0 {
+            self.read(address, &mut buf)?;
+        }
+        Ok(buf)
+    }
+
+    /// Hands the bytes of `range` to `visit` in pieces, each with its address. Pieces are `PIECE_BYTES` long and
+    /// each but the last is followed by `overlap` bytes of the next, so that a pattern of that length plus one is
+    /// seen whole. Ends early once `visit` returns `Some`.
+    pub(crate) fn scan<T>(
+        &self,
+        range: std::ops::Range<u64>,
+        overlap: usize,
+        mut visit: impl FnMut(u64, &[u8]) -> Result<Option<T>, BinaryError>,
+    ) -> Result<Option<T>, BinaryError> {
+        const PIECE_BYTES: u64 = 256 << 10;
+        let end = range.end.min(range.start.saturating_add(self.backed(range.start)));
+        let mut buf = Vec::new();
+        let mut at = range.start;
+        while at < end {
+            let size = (end - at).min(PIECE_BYTES + overlap as u64);
+            buf.resize(usize::try_from(size).unwrap_or_default(), 0);
+            self.read(at, &mut buf)?;
+            if let Some(found) = visit(at, &buf)? {
+                return Ok(Some(found));
+            }
+            at += PIECE_BYTES;
+        }
+        Ok(None)
+    }
+}

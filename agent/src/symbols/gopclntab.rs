@@ -1,0 +1,94 @@
+//! Frames out of gopclntab and its inline trees: what the Go runtime itself prints, in every Go binary, stripped or not.
+//!
+//! Refuses an inline chain that does not end within [`MAX_INLINE_DEPTH`] or leaves its function.
+
+use super::{Frame, SymbolError};
+use crate::{
+    address::VirtAddr,
+    binary::{Binary, BinaryError, pclntab::Record},
+};
+
+/// Deeper than the compiler's inlining budget allows.
+const MAX_INLINE_DEPTH: usize = 256;
+
+/// The frames at `pc` itself, innermost first; empty outside Go code.
+pub(super) fn frames_at(binary: &Binary, pc: VirtAddr) -> Result<Vec<Frame>, SymbolError> {
+    match binary.record_at(pc)? {
+        Some(record) => frames_in(binary, &record, pc),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn frames_in(binary: &Binary, record: &Record, pc: VirtAddr) -> Result<Vec<Frame>, SymbolError> {
+    let (image, table) = (binary.image(), binary.table());
+    let mut frames = Vec::new();
+    let mut at = pc.0;
+    loop {
+        let position = table.position(image, record, at)?;
+        let call = position.inlined;
+        let name_offset = call.map_or(record.name_offset, |call| call.name_offset);
+        frames.push(Frame {
+            function: printed(table.name(image, name_offset)?),
+            file: position.file,
+            line: position.line,
+            inlined: call.is_some(),
+        });
+        let Some(call) = call else { return Ok(frames) };
+        at = record.entry + u64::from(call.parent_offset);
+        if at >= record.end || frames.len() >= MAX_INLINE_DEPTH {
+            return Err(BinaryError::malformed("inline chain", pc.0).into());
+        }
+    }
+}
+
+/// The name of the physical function at `pc`.
+pub(super) fn name_at(binary: &Binary, pc: VirtAddr) -> Result<Option<String>, SymbolError> {
+    let Some(record) = binary.record_at(pc)? else { return Ok(None) };
+    Ok(Some(printed(binary.table().name(binary.image(), record.name_offset)?)))
+}
+
+/// The start of the function at `start_pc`, or of the one it wraps.
+///
+/// `go f(x)` makes a wrapper without arguments (`gowrap1`, before 1.22 `func1`) and records the entry of `f` with it.
+/// A wrapper of a wrapper is followed, not for ever.
+pub(super) fn unwrapped(binary: &Binary, start_pc: VirtAddr) -> Result<Option<VirtAddr>, SymbolError> {
+    const MAX_WRAPPERS: usize = 8;
+    let mut pc = start_pc;
+    for _ in 0..MAX_WRAPPERS {
+        let Some(record) = binary.record_at(pc)? else { return Ok(None) };
+        match binary.table().wrapped(binary.image(), &record)? {
+            // Only the very start of a function is worth following.
+            Some(wrapped) if binary.record_at(VirtAddr(wrapped))?.is_some_and(|to| to.entry == wrapped) => {
+                pc = VirtAddr(wrapped);
+            }
+            _ => return Ok(Some(pc)),
+        }
+    }
+    Ok(Some(pc))
+}
+
+/// A function name as the runtime prints it: the type arguments of a generic function become "...".
+///
+/// `funcNameForPrint` (`runtime/symtab.go`); before Go 1.21 the linker did it already.
+pub(super) fn printed(name: String) -> String {
+    match (name.split_once('['), name.rsplit_once(']')) {
+        (Some((before, _)), Some((inside, after))) if inside.len() > before.len() => format!("{before}[...]{after}"),
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printed;
+
+    #[test]
+    fn type_arguments_are_shortened() {
+        let print = |name: &str| printed(name.to_owned());
+        assert_eq!(print("main.spawn[go.shape.int].func1"), "main.spawn[...].func1");
+        assert_eq!(print("main.(*Set[go.shape.[]int,go.shape.map[int]string]).add"), "main.(*Set[...]).add");
+        assert_eq!(print("main.spawn[...]"), "main.spawn[...]");
+        assert_eq!(print("main.main"), "main.main");
+        assert_eq!(print("odd]name["), "odd]name[");
+        assert_eq!(print("odd[name"), "odd[name");
+    }
+}
