@@ -51,6 +51,20 @@ pub enum Architecture {
     Arm64,
 }
 
+impl Architecture {
+    /// The one this agent was built for, and so the only one whose processes it can watch; `None` elsewhere.
+    #[must_use]
+    pub const fn of_this_agent() -> Option<Self> {
+        if cfg!(target_arch = "x86_64") {
+            Some(Self::Amd64)
+        } else if cfg!(target_arch = "aarch64") {
+            Some(Self::Arm64)
+        } else {
+            None
+        }
+    }
+}
+
 /// A function as gopclntab has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {

@@ -41,7 +41,12 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::address::{FileOffset, VirtAddr};
+pub use parkranger_common::probe::Event;
+
+use crate::{
+    address::{FileOffset, VirtAddr},
+    binary::{Architecture, Binary, BinaryError, Function},
+};
 
 mod amd64;
 mod arm64;
@@ -53,28 +58,6 @@ pub const MAX_FUNCTION_BYTES: u64 = 64 * 1024;
 
 /// How many names of a list go into a sentence: lists come from the binary and have no other bound.
 const NAMES_SHOWN: usize = 4;
-
-/// The instruction set a binary was built for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    /// x86-64.
-    Amd64,
-    /// AArch64.
-    Arm64,
-}
-
-/// One function of a binary, as planning needs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedFunction {
-    /// Its name as gopclntab has it: no `.abi0`.
-    pub name: String,
-    /// Its first instruction.
-    pub entry: VirtAddr,
-    /// The first byte behind it; padding may be inside.
-    pub end: VirtAddr,
-    /// It only adapts one calling convention to another and calls the body of the same name.
-    pub wrapper: bool,
-}
 
 /// What planning asks of a binary.
 pub trait Image {
@@ -89,7 +72,7 @@ pub trait Image {
     /// # Errors
     ///
     /// When the function table cannot be read.
-    fn functions_named(&self, name: &str) -> Result<Vec<PlannedFunction>, Self::Error>;
+    fn functions_named(&self, name: &str) -> Result<Vec<Function>, Self::Error>;
 
     /// The names of the functions that hold an inlined copy of `name`; empty when there is none.
     ///
@@ -107,27 +90,6 @@ pub trait Image {
 
     /// Where the byte at `at` is in the file, if it is.
     fn file_offset(&self, at: VirtAddr) -> Option<FileOffset>;
-}
-
-/// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// A goroutine is made.
-    Birth,
-    /// A goroutine gives up its thread and waits.
-    Park,
-    /// A goroutine ends.
-    Exit,
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Birth => "birth",
-            Self::Park => "park",
-            Self::Exit => "exit",
-        })
-    }
 }
 
 /// Where the `g` of the goroutine concerned is when the probe fires.
@@ -188,8 +150,8 @@ pub struct Plan {
 pub enum Refusal {
     /// None of the functions an event can be counted at is in the binary.
     #[error(
-        "cannot count each {event}: the binary has no {}; is it a Go program, and not obfuscated (garble -tiny removes the names)?",
-        join(names, " and no ")
+        "cannot count each {}: the binary has no {}; is it a Go program, and not obfuscated (garble -tiny removes the names)?",
+        event.name(), join(names, " and no ")
     )]
     MissingFunction {
         /// The event without a function.
@@ -312,6 +274,30 @@ struct Choice {
     skip_when_branch_taken: bool,
 }
 
+impl Image for Binary {
+    type Error = BinaryError;
+
+    fn architecture(&self) -> Architecture {
+        self.architecture()
+    }
+
+    fn functions_named(&self, name: &str) -> Result<Vec<Function>, BinaryError> {
+        self.functions_named(name)
+    }
+
+    fn inlined_into(&self, name: &str) -> Result<Vec<String>, BinaryError> {
+        self.inlined_into(name)
+    }
+
+    fn code(&self, at: VirtAddr, buf: &mut [u8]) -> Result<(), BinaryError> {
+        self.read(at, buf)
+    }
+
+    fn file_offset(&self, at: VirtAddr) -> Option<FileOffset> {
+        self.file_offset(at)
+    }
+}
+
 impl Plan {
     /// What to probe in `image`.
     ///
@@ -399,7 +385,7 @@ impl Plan {
 }
 
 /// The body of the first of `names`, which must exist and be nowhere inlined. The others are only named in the refusal.
-fn present(image: &impl Image, event: Event, names: &[&str]) -> Result<PlannedFunction, Refusal> {
+fn present(image: &impl Image, event: Event, names: &[&str]) -> Result<Function, Refusal> {
     let [name, ..] = names else {
         return Err(Refusal::MissingFunction { event, names: Vec::new() });
     };
@@ -419,7 +405,7 @@ fn inlined_into(image: &impl Image, name: &str) -> Result<Vec<String>, Refusal> 
 }
 
 /// The function of this name that is no wrapper, if there is one.
-fn body_of(image: &impl Image, name: &str) -> Result<Option<PlannedFunction>, Refusal> {
+fn body_of(image: &impl Image, name: &str) -> Result<Option<Function>, Refusal> {
     let mut bodies = image.functions_named(name).map_err(|error| Refusal::Image(error.to_string()))?;
     bodies.retain(|function| !function.wrapper);
     bodies.dedup_by_key(|function| (function.entry, function.end));
@@ -434,7 +420,7 @@ fn body_of(image: &impl Image, name: &str) -> Result<Option<PlannedFunction>, Re
 fn point(
     image: &impl Image,
     event: Event,
-    function: &PlannedFunction,
+    function: &Function,
     goroutine: GoroutineSource,
 ) -> Result<ProbePoint, Refusal> {
     let body = read(image, function)?;
@@ -462,7 +448,7 @@ fn point(
     })
 }
 
-fn read(image: &impl Image, function: &PlannedFunction) -> Result<Body, Refusal> {
+fn read(image: &impl Image, function: &Function) -> Result<Body, Refusal> {
     let size = function.end.0.wrapping_sub(function.entry.0);
     if size == 0 || size > MAX_FUNCTION_BYTES || function.end < function.entry {
         return Err(unusable(function, &[], Unusable::Size(size)));
@@ -472,7 +458,7 @@ fn read(image: &impl Image, function: &PlannedFunction) -> Result<Body, Refusal>
     Ok(Body { entry: function.entry.0, bytes })
 }
 
-fn unusable(function: &PlannedFunction, bytes: &[u8], why: Unusable) -> Refusal {
+fn unusable(function: &Function, bytes: &[u8], why: Unusable) -> Refusal {
     let bytes = bytes.iter().take(24).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
     Refusal::NoUsableInstruction { function: function.name.clone(), bytes, why }
 }

@@ -147,7 +147,7 @@ fn render_process(
         site_sort_key(b, options.sort).cmp(&site_sort_key(a, options.sort)).then_with(|| site_key(a).cmp(&site_key(b)))
     });
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     let head = ["LIVE", "BIRTHS", "/s", "EXITS", "/s", "PARKS", "/s", "WAITS MOST FOR", "CREATED AT", "STARTS"];
     table.set_header(head);
     for site in sites.iter().take(rows) {

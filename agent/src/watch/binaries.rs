@@ -10,7 +10,7 @@ use parkranger_common::probe::{GOffsets, MAX_BINARIES, ProbeWord};
 
 use crate::{
     address::VirtAddr,
-    binary::{Binary, BinaryError},
+    binary::{Architecture, Binary, BinaryError},
     host::{FileId, FileSource},
     kernel::attach::Probe,
     plan::{GoroutineSource, Plan},
@@ -143,7 +143,7 @@ fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolS
         BinaryError::NotElf | BinaryError::NotGo => Refusal::NotGo,
         other => Refusal::Binary(other.to_string()),
     })?);
-    if binary.architecture() != crate::binary::Architecture::of_this_machine() {
+    if Some(binary.architecture()) != Architecture::of_this_agent() {
         return Err(Refusal::Architecture);
     }
     let layout = Layout::of(&binary).map_err(|error| Refusal::Layout(error.to_string()))?;

@@ -55,7 +55,7 @@ fn choose(architecture: Architecture, body: &Body) -> Result<Choice, Unusable> {
 /// A binary made of given functions.
 struct Made {
     architecture: Architecture,
-    functions: Vec<PlannedFunction>,
+    functions: Vec<Function>,
     code: BTreeMap<u64, Vec<u8>>,
     inlined: BTreeMap<String, Vec<String>>,
     in_file: bool,
@@ -80,7 +80,7 @@ impl Made {
 
     fn with(mut self, name: &str, entry: u64, bytes: &[u8]) -> Self {
         let end = VirtAddr(entry + bytes.len() as u64);
-        self.functions.push(PlannedFunction { name: name.to_owned(), entry: VirtAddr(entry), end, wrapper: false });
+        self.functions.push(Function { name: name.to_owned(), entry: VirtAddr(entry), end, wrapper: false });
         self.code.insert(entry, bytes.to_vec());
         self
     }
@@ -112,7 +112,7 @@ impl Image for Made {
         self.architecture
     }
 
-    fn functions_named(&self, name: &str) -> Result<Vec<PlannedFunction>, String> {
+    fn functions_named(&self, name: &str) -> Result<Vec<Function>, String> {
         Ok(self.functions.iter().filter(|function| function.name == name).cloned().collect())
     }
 
