@@ -43,8 +43,8 @@ pub(crate) fn run(paths: &Paths) -> Result<ExitCode> {
     let privilege = Privilege::find();
     if privilege == Privilege::None {
         bail!(
-            "loading eBPF programs needs root, and sudo asks for a password here: run `sudo -v` and then this again, or \
-             run this as root"
+            "loading eBPF programs needs root, and there is no passwordless sudo here: run `sudo -v` and then this again, \
+             or run this as root"
         );
     }
     let toolchain = setup::build(paths)?;
@@ -86,7 +86,7 @@ fn build_service(paths: &Paths, go: &Path) -> Result<PathBuf> {
             .env("GOPROXY", "off")
             .env("GOFLAGS", "")
             .env("CGO_ENABLED", "0")
-            .env("GOCACHE", paths.fixtures().join("gocache"));
+            .env("GOCACHE", paths.fixtures().join("cache"));
         quietly(&mut command, &log)
     })?;
     Ok(program)
