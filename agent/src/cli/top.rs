@@ -98,7 +98,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
             }
         }
     }
-    screen.finish(watch.snapshot()?)
+    screen.finish(&watch.snapshot()?)
 }
 
 /// SIGINT and SIGTERM.
@@ -169,12 +169,12 @@ impl Screen {
     }
 
     /// Shows the final state where it stays.
-    fn finish(mut self, snapshot: Snapshot) -> Result<(), Failure> {
+    fn finish(mut self, snapshot: &Snapshot) -> Result<(), Failure> {
         self.leave();
         if self.json {
-            json::write(io::stdout().lock(), &snapshot)?;
+            json::write(io::stdout().lock(), snapshot)?;
         } else {
-            let text = table::render(&snapshot, self.before.as_ref(), self.options);
+            let text = table::render(snapshot, self.before.as_ref(), self.options);
             io::stdout().lock().write_all(text.as_bytes())?;
         }
         Ok(())

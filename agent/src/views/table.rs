@@ -215,7 +215,7 @@ fn process_key(process: &ProcessSnapshot, sort: Sort) -> (bool, i64) {
     (!process.ended, count)
 }
 
-fn number(value: impl ToString) -> Cell {
+fn number(value: impl std::fmt::Display) -> Cell {
     Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
 }
 
