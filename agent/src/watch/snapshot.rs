@@ -127,10 +127,12 @@ impl Watch {
                     .creation_stack(id, site.gopc)
                     .iter()
                     .flat_map(|address| binary.frames(process.bias.to_virt(*address)))
-                    // The stack begins inside the runtime's own part of the `go` statement.
+                    // The stack begins inside the runtime's own part of the `go` statement and ends in every
+                    // goroutine's root.
                     .skip_while(|frame| {
                         matches!(frame.function.as_str(), "runtime.newproc" | "runtime.systemstack_switch")
                     })
+                    .filter(|frame| frame.function != "runtime.goexit")
                     .collect();
                 site_snapshot(*site, tally, names, stack, binary)
             })
