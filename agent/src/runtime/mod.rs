@@ -11,6 +11,7 @@ mod layout;
 mod layouts;
 mod system;
 mod wait_reasons;
+pub(crate) mod waiting;
 
 pub use layout::{Layout, LayoutError, LayoutSource};
 pub use system::is_system_goroutine;
