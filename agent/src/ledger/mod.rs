@@ -98,8 +98,8 @@ impl Ledger {
         let mut processes: BTreeMap<ProcessId, ProcessLedger> = BTreeMap::new();
         for (key, counts) in &counters.sites {
             let tally = processes.entry(key.process).or_default().sites.entry(site(key)).or_default();
-            tally.births += counts.births;
-            tally.exits += counts.exits;
+            tally.births += counts.births + counts.window_births;
+            tally.exits += counts.exits + counts.window_exits;
         }
         for (key, parks) in &counters.waits {
             let tally = processes.entry(key.site.process).or_default().sites.entry(site(&key.site)).or_default();
@@ -146,7 +146,7 @@ mod tests {
     fn counters_are_totals() {
         let mut ledger = Ledger::default();
         let counters = Counters {
-            sites: vec![(key(P, 16, 32), SiteCounts { births: 5, exits: 2 })],
+            sites: vec![(key(P, 16, 32), SiteCounts { births: 3, exits: 2, window_births: 2, window_exits: 0 })],
             waits: vec![(WaitKey { site: key(P, 16, 32), reason: 19 }, 7)],
             ..Counters::default()
         };
@@ -164,7 +164,7 @@ mod tests {
         let mut unattributed = Unattributed { births: 10, exits: 3, parks: 2, ..Unattributed::default() };
         unattributed.losses[ProcessLoss::SiteMapFull as usize] = 13;
         ledger.apply(&Counters {
-            sites: vec![(key(P, 16, 32), SiteCounts { births: 1, exits: 1 })],
+            sites: vec![(key(P, 16, 32), SiteCounts { births: 1, exits: 1, ..SiteCounts::default() })],
             unattributed: vec![(P, unattributed)],
             ..Counters::default()
         });
@@ -176,11 +176,11 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.apply(&Counters {
             sites: vec![
-                (key(P, 16, 0), SiteCounts { births: 1, exits: 0 }),
-                (key(P, 16, 32), SiteCounts { births: 4, exits: 5 }),
-                (key(P, 64, 0), SiteCounts { births: 1, exits: 0 }),
-                (key(P, 64, 32), SiteCounts { births: 1, exits: 0 }),
-                (key(P, 64, 48), SiteCounts { births: 1, exits: 0 }),
+                (key(P, 16, 0), SiteCounts { births: 1, exits: 0, ..SiteCounts::default() }),
+                (key(P, 16, 32), SiteCounts { births: 4, exits: 5, ..SiteCounts::default() }),
+                (key(P, 64, 0), SiteCounts { births: 1, exits: 0, ..SiteCounts::default() }),
+                (key(P, 64, 32), SiteCounts { births: 1, exits: 0, ..SiteCounts::default() }),
+                (key(P, 64, 48), SiteCounts { births: 1, exits: 0, ..SiteCounts::default() }),
             ],
             ..Counters::default()
         });

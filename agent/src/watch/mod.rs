@@ -294,7 +294,8 @@ impl Watch {
     ///
     /// [`WatchError::Kernel`].
     pub fn drain(&mut self) -> Result<(), WatchError> {
-        for record in self.kernel.records()? {
+        let (records, _) = self.kernel.records()?;
+        for record in records {
             self.take(&record)?;
         }
         self.kernel.flush_log();
