@@ -57,6 +57,12 @@ impl Kernel {
             .map(|(program, event)| (program, probes.iter().filter(|probe| probe.event == event).collect()))
             .collect(),
         };
+        // Programs without a cookie take this flag from the process's word, so all probes of a binary must share it.
+        let differ = probes.windows(2).any(|two| two[0].word.skips_taken() != two[1].word.skips_taken());
+        if self.method == Method::PerfPlain && differ {
+            let why = "its probes differ in a way that needs attach cookies (kernel 5.15)".to_owned();
+            return Err(KernelError::Attach { path: name.to_owned(), why });
+        }
         let mut attachment = Attachment { links: Vec::new() };
         for (program, probes) in groups {
             if probes.is_empty() {
