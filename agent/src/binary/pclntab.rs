@@ -336,7 +336,7 @@ impl Pclntab {
     /// How far the function has moved the stack pointer down at `pc`, in bytes. `None` where the table does not say:
     /// code that is not Go's.
     pub(crate) fn sp_delta(&self, image: &Image, record: &Record, pc: u64) -> Result<Option<u32>, BinaryError> {
-        Ok(u32::try_from(self.pc_value(image, record, record.pc_sp, pc)?).ok())
+        Ok(self.pc_value(image, record, record.pc_sp, pc)?.and_then(|delta| u32::try_from(delta).ok()))
     }
 
     fn file(&self, image: &Image, record: &Record, index: u32) -> Result<Option<String>, BinaryError> {
