@@ -9,6 +9,7 @@ pub(crate) mod code;
 mod dwarf_layout;
 mod layout;
 mod layouts;
+pub(crate) mod scheduler;
 mod system;
 mod wait_reasons;
 pub(crate) mod waiting;
