@@ -3,6 +3,7 @@
 //! Parsing validates and never acts; each command is a file.
 
 mod check;
+mod dump;
 mod exit;
 mod logging;
 mod target;
@@ -34,6 +35,8 @@ enum Command {
     Top(top::Options),
     /// Say what this kernel, these privileges and each target allow, and what would be probed.
     Check(check::Options),
+    /// Write every goroutine of a process: its state, creation site and stack. The process is not stopped.
+    Dump(dump::Options),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -49,6 +52,7 @@ pub fn run() -> Exit {
     let done = match arguments.command {
         Command::Top(options) => top::run(options),
         Command::Check(options) => check::run(&options),
+        Command::Dump(options) => dump::run(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "parkranger", &mut script);

@@ -22,8 +22,9 @@ pub(super) struct TargetOptions {
     pub(super) attach: Option<Method>,
 }
 
+/// `--symbols`.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Symbols {
+pub(super) enum Symbols {
     /// DWARF where the binary has it, else gopclntab.
     #[default]
     Auto,
@@ -48,10 +49,16 @@ impl TargetOptions {
     }
 
     pub(super) fn symbols(&self) -> SymbolSource {
-        match self.symbols {
-            Symbols::Auto => SymbolSource::Auto,
-            Symbols::Dwarf => SymbolSource::Dwarf,
-            Symbols::Gopclntab => SymbolSource::Gopclntab,
+        self.symbols.source()
+    }
+}
+
+impl Symbols {
+    pub(super) fn source(self) -> SymbolSource {
+        match self {
+            Self::Auto => SymbolSource::Auto,
+            Self::Dwarf => SymbolSource::Dwarf,
+            Self::Gopclntab => SymbolSource::Gopclntab,
         }
     }
 }

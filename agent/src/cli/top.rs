@@ -19,9 +19,6 @@ use crate::{
     watch::{Config, Snapshot, Watch},
 };
 
-/// How often the ring buffer is emptied. It is never waited on: waking the agent would cost the target more than
-/// everything else together.
-const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// How often the host is searched for binaries not seen yet.
 const SCAN_EVERY: Duration = Duration::from_secs(2);
 /// Shortest interval: below it the agent would do nothing but read.
@@ -40,6 +37,9 @@ pub(super) struct Options {
     /// Show one interval and stop.
     #[arg(long, conflicts_with = "run_for")]
     once: bool,
+    /// Time between two audits of a process: a census that must find what the ledger says.
+    #[arg(long = "audit-every", value_name = "TIME", default_value = "1m", value_parser = duration)]
+    audit_every: Duration,
     /// Sort rows by this count, largest first.
     #[arg(short, long, value_enum, default_value_t)]
     sort: Sort,
@@ -69,7 +69,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
     let config = Config {
         target: options.target.target(),
         symbols: options.target.symbols(),
-        sizes: Sizes::default(),
+        sizes: Sizes::default(), audit_every: options.audit_every,
         attach: options.target.attach,
     };
     let mut watch = Watch::start(Proc::default(), config)?;
@@ -83,18 +83,21 @@ async fn watch(options: Options) -> Result<(), Failure> {
         screen.before = Some(attached);
     }
     let end = if options.once { Some(start + options.interval) } else { options.run_for.map(|time| start + time) };
-    let mut drain = interval_at(start + DRAIN_EVERY, DRAIN_EVERY);
     let mut scan = interval_at(start + SCAN_EVERY, SCAN_EVERY);
     let mut show = interval_at(start + options.interval, options.interval);
-    for interval in [&mut drain, &mut scan, &mut show] {
+    for interval in [&mut scan, &mut show] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
+    let mut drain_at = start + watch.drain_every();
     loop {
         tokio::select! {
             biased;
             () = stop.asked() => break,
             () = sleep_until(end.unwrap_or(start)), if end.is_some() => break,
-            _ = drain.tick() => watch.drain()?,
+            () = sleep_until(drain_at) => {
+                watch.drain()?;
+                drain_at = Instant::now() + watch.drain_every();
+            }
             _ = scan.tick() => watch.scan()?,
             _ = show.tick(), if !options.once => {
                 screen.show(watch.snapshot()?)?;

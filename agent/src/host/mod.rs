@@ -1,12 +1,18 @@
 //! Processes of the host, through /proc: who runs, which binary, where it was loaded.
 //!
 //! - [`process`]: one process, its identity and its executable,
-//! - [`file`]: a binary's bytes without mapping them.
+//! - [`file`]: a binary's bytes without mapping them,
+//! - [`mapping`]: the code in its memory,
+//! - [`memory`]: what is in a process's memory, read while it runs.
 //!
 //! The root of /proc is a parameter, so that tests give a folder.
 
 pub mod file;
+pub mod mapping;
+pub mod memory;
 pub mod process;
 
 pub use file::{FileId, FileSource};
+pub use mapping::Mapping;
+pub use memory::{Batch, Memory, MemoryError, ProcessMemory};
 pub use process::{HostError, Identity, Proc};

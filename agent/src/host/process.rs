@@ -163,12 +163,12 @@ impl Proc {
         fs::read_dir(self.path(pid, "task")).map_or(0, Iterator::count)
     }
 
-    fn path(&self, pid: u32, file: &str) -> PathBuf {
+    pub(super) fn path(&self, pid: u32, file: &str) -> PathBuf {
         self.root.join(pid.to_string()).join(file)
     }
 }
 
-fn host_error(pid: u32, path: &Path, error: &io::Error) -> HostError {
+pub(super) fn host_error(pid: u32, path: &Path, error: &io::Error) -> HostError {
     match error.kind() {
         io::ErrorKind::NotFound => HostError::NoSuchProcess { pid },
         io::ErrorKind::PermissionDenied => HostError::NotPermitted { pid },

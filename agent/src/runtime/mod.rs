@@ -9,8 +9,10 @@ pub(crate) mod code;
 mod dwarf_layout;
 mod layout;
 mod layouts;
+pub(crate) mod scheduler;
 mod system;
 mod wait_reasons;
+pub(crate) mod waiting;
 
 pub use layout::{Layout, LayoutError, LayoutSource};
 pub use system::is_system_goroutine;

@@ -106,6 +106,11 @@ fn share_lines(processes: &[&ProcessSnapshot], options: TableOptions) -> Vec<usi
     shares
 }
 
+/// What an audit found wrong: nothing, in a healthy run.
+fn drift(process: &ProcessSnapshot) -> String {
+    if process.audits.drift == 0 { String::new() } else { format!(" DRIFT {}", process.audits.drift) }
+}
+
 fn render_process(
     text: &mut String,
     process: &ProcessSnapshot,
@@ -132,7 +137,7 @@ fn render_process(
         process.live(),
         process.user,
         process.system,
-        if process.baseline { "" } else { " since attach" },
+        if process.baseline { drift(process) } else { " since attach".into() },
         process.births,
         rate(process.births, |p| p.births),
         process.exits,

@@ -2,6 +2,7 @@
 //!
 //! - [`target`]: which processes are meant,
 //! - [`binaries`]: what is known of each binary, once, for all its processes,
+//! - `window`, `worker`: the baseline of each process, and its audits,
 //! - [`snapshot`]: the ledger with names instead of addresses, for views and exports.
 //!
 //! A process of a watched binary that starts later is counted from its first goroutine on: the kernel side adopts it by
@@ -10,12 +11,15 @@
 pub mod binaries;
 pub mod snapshot;
 pub mod target;
+mod window;
+mod worker;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use parkranger_common::{
@@ -35,6 +39,7 @@ use crate::{
     ledger::{Ledger, ProcessLedger},
     symbols::SymbolSource,
 };
+use window::Windows;
 
 /// Why watching cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +77,8 @@ pub struct Config {
     pub symbols: SymbolSource,
     /// Sizes of the kernel's maps.
     pub sizes: Sizes,
+    /// Time between two audits of a process.
+    pub audit_every: Duration,
     /// How probes are attached; `None` for the best way this kernel has.
     pub attach: Option<Method>,
 }
@@ -84,6 +91,8 @@ pub(crate) struct Watched {
     pub(crate) bias: Bias,
     /// It has ended, or become another program; its counts are final.
     pub(crate) ended: bool,
+    /// Its memory cannot be read as it should: no baseline, no audits.
+    pub(crate) no_census: bool,
 }
 
 /// The running watch.
@@ -101,6 +110,7 @@ pub struct Watch {
     refused: BTreeMap<Identity, Refused>,
     /// Ended processes that the last snapshot showed.
     shown_ended: HashSet<ProcessId>,
+    windows: Windows,
 }
 
 /// A Go process that cannot be watched.
@@ -145,12 +155,15 @@ impl Watch {
             creation_stacks: BTreeMap::new(),
             refused: BTreeMap::new(),
             shown_ended: HashSet::new(),
+            windows: Windows::default(),
         };
         watch.scan()?;
         if let Target::Pids(pids) = watch.config.target.clone() {
             for pid in pids {
                 watch.require(pid)?;
             }
+            // Who names a process waits for it: its first line is to have all goroutines.
+            watch.take_baselines(window::PATIENCE)?;
         } else if watch.processes.is_empty() {
             return Err(WatchError::Nothing(watch.nothing_found()));
         }
@@ -256,9 +269,11 @@ impl Watch {
                     continue;
                 }
             };
-            let id =
-                self.kernel.list(Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 })?;
-            self.processes.insert(id, Watched { identity: *identity, exe: exe.clone(), file, bias, ended: false });
+            let id = self.kernel.list(Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 })?;
+            self.processes.insert(
+                id,
+                Watched { identity: *identity, exe: exe.clone(), file, bias, ended: false, no_census: false },
+            );
         }
         if self.attached.contains_key(&file) {
             return Ok(());
@@ -294,9 +309,12 @@ impl Watch {
     ///
     /// [`WatchError::Kernel`].
     pub fn drain(&mut self) -> Result<(), WatchError> {
-        for record in self.kernel.records()? {
+        let (records, lives) = self.kernel.records()?;
+        for record in records {
             self.take(&record)?;
         }
+        self.take_lives(lives);
+        self.step_window()?;
         self.kernel.flush_log();
         Ok(())
     }
@@ -328,7 +346,7 @@ impl Watch {
             Ok((identity, Some((file, exe)))) => {
                 let Some(binary) = self.binaries.get(file) else { return Ok(()) };
                 if let Ok(bias) = self.proc.bias(id.tgid(), binary.program_headers) {
-                    self.processes.insert(id, Watched { identity, exe, file, bias, ended: false });
+                    self.processes.insert(id, Watched { identity, exe, file, bias, ended: false, no_census: false });
                 }
             }
             Ok((_, None)) => self.kernel.unwatch(id)?,
@@ -389,6 +407,7 @@ impl Watch {
         self.kernel.remove_counters(&gone)?;
         for id in &gone {
             self.processes.remove(id);
+            self.ledger.forget(*id);
         }
         self.creation_stacks.retain(|(id, _), _| !gone.contains(id));
         self.shown_ended = self.processes.iter().filter(|(_, process)| process.ended).map(|(id, _)| *id).collect();

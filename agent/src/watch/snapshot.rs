@@ -9,7 +9,7 @@ use parkranger_common::{
 
 use super::{Watch, Watchable, Watched, binaries::SiteNames};
 use crate::{
-    ledger::{ProcessLedger, Site, Tally},
+    ledger::{Audits, ProcessLedger, Site, Tally},
     runtime::is_system_goroutine,
     symbols::Frame,
 };
@@ -42,6 +42,8 @@ pub struct ProcessSnapshot {
     pub go_version: String,
     /// Whether `live` has every goroutine, also those older than the attach.
     pub baseline: bool,
+    /// What windows found: how often ledger and census were compared, and by how much they differed.
+    pub audits: Audits,
     /// It has ended; the counts are final.
     pub ended: bool,
     /// Births since attach.
@@ -98,6 +100,9 @@ pub struct SiteSnapshot {
 /// What a row is called whose site could not be found.
 pub const UNATTRIBUTED: &str = "(unattributed)";
 
+/// The site of goroutines that C threads get when they call Go: no `go` statement made them.
+pub const C_THREAD: &str = "C thread";
+
 /// `runtime.main` is the first goroutine of every process: whoever saw its birth saw all births.
 const FIRST_GOROUTINE: &str = "runtime.main";
 
@@ -138,7 +143,8 @@ impl Watch {
             })
             .collect();
         sites.extend(unattributed_row(&ledger));
-        let baseline = sites.iter().any(|site| site.start_function == FIRST_GOROUTINE && site.births > 0);
+        let baseline =
+            ledger.baseline || sites.iter().any(|site| site.start_function == FIRST_GOROUTINE && site.births > 0);
         let live_of = |system: bool| sites.iter().filter(|site| site.system == system).map(|site| site.live).sum();
         ProcessSnapshot {
             id,
@@ -147,6 +153,7 @@ impl Watch {
             exe: process.exe.display().to_string(),
             go_version: binary.binary.go_version().to_string(),
             baseline,
+            audits: ledger.audits,
             ended: process.ended,
             births,
             exits,
@@ -170,7 +177,7 @@ fn site_snapshot(
     binary: &Watchable,
 ) -> SiteSnapshot {
     let created_by = names.created_by.unwrap_or_else(|| Frame {
-        function: format!("(unknown {})", site.gopc),
+        function: if site.is_c_thread() { C_THREAD.to_owned() } else { format!("(unknown {})", site.gopc) },
         file: String::new(),
         line: 0,
         inlined: false,
