@@ -312,19 +312,20 @@ impl Pclntab {
         Err(BinaryError::malformed(what, address))
     }
 
-    /// The file and line of `pc`, a pc of `record`, and the innermost inlined call around it.
-    pub(crate) fn position(&self, image: &Image, record: &Record, pc: u64) -> Result<Position, BinaryError> {
-        let line = self.pc_value(image, record, record.pc_line, pc)?;
-        let file = self.pc_value(image, record, record.pc_file, pc)?;
+    /// The file and line of `pc`, a pc of `record`, and the innermost inlined call around it. `None` in the padding
+    /// behind the function's code.
+    pub(crate) fn position(&self, image: &Image, record: &Record, pc: u64) -> Result<Option<Position>, BinaryError> {
+        let Some(line) = self.pc_value(image, record, record.pc_line, pc)? else { return Ok(None) };
+        let Some(file) = self.pc_value(image, record, record.pc_file, pc)? else { return Ok(None) };
         let file = match u32::try_from(file) {
             Ok(file) => self.file(image, record, file)?,
             Err(_) => None,
         };
-        Ok(Position {
+        Ok(Some(Position {
             file: file.unwrap_or_else(|| "?".into()),
             line: u32::try_from(line).unwrap_or_default(),
             inlined: self.inlined_call(image, record, pc)?,
-        })
+        }))
     }
 
     fn file(&self, image: &Image, record: &Record, index: u32) -> Result<Option<String>, BinaryError> {
@@ -342,9 +343,10 @@ impl Pclntab {
 
     fn inlined_call(&self, image: &Image, record: &Record, pc: u64) -> Result<Option<InlinedCall>, BinaryError> {
         let Some(tree) = self.inline_tree(record) else { return Ok(None) };
-        match u32::try_from(self.pc_value(image, record, record.inline_index, pc)?) {
-            Ok(index) => self.tree_entry(image, tree, index).map(Some),
-            Err(_) => Ok(None),
+        let index = self.pc_value(image, record, record.inline_index, pc)?;
+        match index.and_then(|index| u32::try_from(index).ok()) {
+            Some(index) => self.tree_entry(image, tree, index).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -394,10 +396,12 @@ impl Pclntab {
         Ok(self.text.checked_add(u64::from(u32::from_le_bytes(word))))
     }
 
-    /// The value of one pc-value table at `pc`, -1 where the function has no such table.
-    fn pc_value(&self, image: &Image, record: &Record, table: u32, pc: u64) -> Result<i32, BinaryError> {
-        let value = self.pc_values(image, record, table, |end, value| (pc < end).then_some(value))?;
-        Ok(value.unwrap_or(-1))
+    /// The value of one pc-value table at `pc`: -1 where the function has no such table, `None` behind its end.
+    fn pc_value(&self, image: &Image, record: &Record, table: u32, pc: u64) -> Result<Option<i32>, BinaryError> {
+        if table == 0 {
+            return Ok(Some(-1));
+        }
+        self.pc_values(image, record, table, |end, value| (pc < end).then_some(value))
     }
 
     /// Hands each run of a pc-value table (the pc where it ends, its value) to `visit` until that is `Some`.

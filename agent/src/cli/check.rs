@@ -34,7 +34,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         out.write_all(report.to_text().as_bytes())?;
     }
     out.flush()?;
-    if report.targets.iter().any(|target| target.watchable) {
+    if let Some(reason) = report.kernel.reason {
+        Err(Failure::Kernel(reason))
+    } else if report.targets.iter().any(|target| target.watchable) {
         Ok(())
     } else if let [only] = report.targets.as_slice() {
         let reason = only.reason.as_deref().unwrap_or("no reason known");

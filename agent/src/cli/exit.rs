@@ -42,6 +42,8 @@ pub(super) enum Failure {
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
     #[error("{0}")]
+    Kernel(String),
+    #[error("{0}")]
     NothingToWatch(String),
 }
 

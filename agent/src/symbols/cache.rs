@@ -30,11 +30,6 @@ impl<K: Eq + Hash + Copy, V: Clone> Cache<K, V> {
         }
         self.young.insert(key, value);
     }
-
-    pub(super) fn clear(&mut self) {
-        self.young = HashMap::new();
-        self.old = HashMap::new();
-    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use crate::{
 };
 
 /// Deeper than the compiler's inlining budget allows.
-const MAX_INLINE_DEPTH: usize = 256;
+pub(super) const MAX_INLINE_DEPTH: usize = 256;
 
-/// The frames at `pc` itself, innermost first; empty outside Go code.
+/// The frames at `pc` itself, innermost first; empty outside Go code and in the padding between functions.
 pub(super) fn frames_at(binary: &Binary, pc: VirtAddr) -> Result<Vec<Frame>, SymbolError> {
     match binary.record_at(pc)? {
         Some(record) => frames_in(binary, &record, pc),
@@ -24,7 +24,7 @@ fn frames_in(binary: &Binary, record: &Record, pc: VirtAddr) -> Result<Vec<Frame
     let mut frames = Vec::new();
     let mut at = pc.0;
     loop {
-        let position = table.position(image, record, at)?;
+        let Some(position) = table.position(image, record, at)? else { return Ok(frames) };
         let call = position.inlined;
         let name_offset = call.map_or(record.name_offset, |call| call.name_offset);
         frames.push(Frame {
@@ -39,12 +39,6 @@ fn frames_in(binary: &Binary, record: &Record, pc: VirtAddr) -> Result<Vec<Frame
             return Err(BinaryError::malformed("inline chain", pc.0).into());
         }
     }
-}
-
-/// The name of the physical function at `pc`.
-pub(super) fn name_at(binary: &Binary, pc: VirtAddr) -> Result<Option<String>, SymbolError> {
-    let Some(record) = binary.record_at(pc)? else { return Ok(None) };
-    Ok(Some(printed(binary.table().name(binary.image(), record.name_offset)?)))
 }
 
 /// The start of the function at `start_pc`, or of the one it wraps.

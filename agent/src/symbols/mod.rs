@@ -12,18 +12,27 @@
 #![warn(clippy::indexing_slicing)]
 
 mod cache;
+mod dwarf;
 mod gopclntab;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use crate::{
     address::VirtAddr,
     binary::{Binary, BinaryError},
 };
 use cache::Cache;
+use dwarf::Dwarf;
 
 /// Answers kept per generation of the cache; a stack frame is asked for again and again.
 const CACHED_PCS: usize = 4096;
+/// DWARF that inflates to more than this is not worth its memory unless asked for: gopclntab says the same of Go code.
+const AUTO_DWARF_BYTES: u64 = 32 << 20;
+/// More than any real program's.
+const MAX_DWARF_BYTES: u64 = 512 << 20;
 
 /// One level of a call chain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +50,7 @@ pub struct Frame {
 /// Where frames are taken from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SymbolSource {
-    /// DWARF where the binary has it, gopclntab for what it does not answer.
+    /// DWARF where the binary has it and it is of reasonable size, gopclntab for what that does not answer.
     #[default]
     Auto,
     /// DWARF only.
@@ -68,6 +77,10 @@ pub enum SymbolError {
 /// Names the pcs of one binary. Shared by all its processes and by all threads.
 pub struct Symbolizer {
     binary: Arc<Binary>,
+    source: SymbolSource,
+    dwarf: Option<Dwarf>,
+    /// Set once the DWARF proved unreadable: [`SymbolSource::Auto`] does not try again.
+    dwarf_failed: AtomicBool,
     cache: Mutex<Cache<VirtAddr, Arc<[Frame]>>>,
 }
 
@@ -78,10 +91,14 @@ impl Symbolizer {
     ///
     /// [`SymbolError::NoDwarf`] if DWARF alone is asked for and the binary has none.
     pub fn new(binary: Arc<Binary>, source: SymbolSource) -> Result<Self, SymbolError> {
-        if source == SymbolSource::Dwarf && !binary.has_dwarf() {
-            return Err(SymbolError::NoDwarf);
-        }
-        Ok(Self { binary, cache: Mutex::new(Cache::new(CACHED_PCS)) })
+        let dwarf = match source {
+            SymbolSource::Gopclntab => None,
+            SymbolSource::Auto => binary.has_dwarf().then(|| Dwarf::new(AUTO_DWARF_BYTES)),
+            SymbolSource::Dwarf if !binary.has_dwarf() => return Err(SymbolError::NoDwarf),
+            SymbolSource::Dwarf => Some(Dwarf::new(MAX_DWARF_BYTES)),
+        };
+        let cache = Mutex::new(Cache::new(CACHED_PCS));
+        Ok(Self { binary, source, dwarf, dwarf_failed: AtomicBool::new(false), cache })
     }
 
     /// The frames of a return address: of the call before it. Innermost inlined function first, the physical function
@@ -89,7 +106,7 @@ impl Symbolizer {
     ///
     /// # Errors
     ///
-    /// [`SymbolError::Binary`], [`SymbolError::Dwarf`].
+    /// [`SymbolError::Binary`]; [`SymbolError::Dwarf`] where DWARF alone was asked for.
     pub fn frames(&self, return_address: VirtAddr) -> Result<Vec<Frame>, SymbolError> {
         match return_address.0.checked_sub(1) {
             Some(pc) => Ok(self.frames_at(VirtAddr(pc))?.to_vec()),
@@ -102,7 +119,7 @@ impl Symbolizer {
     ///
     /// # Errors
     ///
-    /// [`SymbolError::Binary`], [`SymbolError::Dwarf`].
+    /// As [`Symbolizer::frames`].
     pub fn entry(&self, start_pc: VirtAddr) -> Result<Option<Frame>, SymbolError> {
         match gopclntab::unwrapped(&self.binary, start_pc)? {
             Some(pc) => Ok(self.frames_at(pc)?.last().cloned()),
@@ -115,8 +132,47 @@ impl Symbolizer {
         if let Some(frames) = lock().get(pc) {
             return Ok(frames);
         }
-        let frames: Arc<[Frame]> = gopclntab::frames_at(&self.binary, pc)?.into();
+        let frames: Arc<[Frame]> = self.look_up(pc)?.into();
         lock().insert(pc, Arc::clone(&frames));
         Ok(frames)
     }
+
+    fn look_up(&self, pc: VirtAddr) -> Result<Vec<Frame>, SymbolError> {
+        let from_dwarf = match self.ask_dwarf(pc) {
+            Err(_) if self.source == SymbolSource::Auto => {
+                self.dwarf_failed.store(true, Ordering::Relaxed);
+                None
+            }
+            answer => answer?,
+        };
+        match (from_dwarf, self.source) {
+            (Some(frames), _) => Ok(frames),
+            (None, SymbolSource::Dwarf) => Ok(Vec::new()),
+            (None, _) => gopclntab::frames_at(&self.binary, pc),
+        }
+    }
+
+    /// What DWARF says, with the physical function's name as the runtime has it. `None` where it says less than
+    /// gopclntab: of wrappers made by the compiler it knows neither the inlined calls nor, often, the lines.
+    fn ask_dwarf(&self, pc: VirtAddr) -> Result<Option<Vec<Frame>>, SymbolError> {
+        let Some(dwarf) = self.dwarf.as_ref().filter(|_| !self.dwarf_failed.load(Ordering::Relaxed)) else {
+            return Ok(None);
+        };
+        let function = self.binary.function_at(pc)?;
+        if self.source == SymbolSource::Auto && function.as_ref().is_some_and(|function| function.wrapper) {
+            return Ok(None);
+        }
+        let Some(mut frames) = dwarf.frames_at(&self.binary, pc)? else { return Ok(None) };
+        if let Some((physical, function)) = frames.last_mut().zip(function) {
+            physical.function = gopclntab::printed(function.name);
+        }
+        Ok(Some(frames))
+    }
+}
+
+/// Lets go of the debug information that is kept inflated for the next question (one binary's at most).
+///
+/// For an agent that has nothing to name for a while; the next question reads it again.
+pub fn release() {
+    dwarf::release();
 }

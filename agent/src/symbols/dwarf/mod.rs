@@ -1,0 +1,98 @@
+//! Frames out of a binary's DWARF, versions 2 to 5, through gimli.
+//!
+//! Sections are inflated when the first pc is asked for, and at most one binary's are held at a time by all
+//! symbolizers together: answers are cached above, so a second look is rare, and a host full of large binaries must
+//! not add up. Units are found by one pass over their headers and decoded one by one.
+//!
+//! Refused, so that crafted debug information costs little: sections over the stated sizes, more units or ranges than
+//! stated, abbreviation tables that overlap, entries with absurdly many attributes, oversized line tables.
+
+mod sections;
+mod unit;
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::{Frame, SymbolError};
+use crate::{address::VirtAddr, binary::Binary};
+use sections::Sections;
+use unit::{Budget, Unit};
+
+/// Decoded units kept beside the sections.
+const MAX_UNITS_BYTES: usize = 16 << 20;
+
+/// Gives access to one binary's DWARF.
+pub(super) struct Dwarf {
+    /// Tells binaries apart in [`OPEN`].
+    id: u64,
+    limit_bytes: u64,
+}
+
+/// The DWARF that is inflated now, and whose it is.
+static OPEN: Mutex<Option<(u64, Arc<Debug>)>> = Mutex::new(None);
+
+struct Debug {
+    sections: Sections,
+    index: unit::Index,
+    /// Most recently used last.
+    units: Mutex<Vec<(usize, Arc<Unit>)>>,
+}
+
+/// Lets go of whatever DWARF is held, to be read again when needed.
+pub(super) fn release() {
+    *OPEN.lock().unwrap_or_else(PoisonError::into_inner) = None;
+}
+
+impl Dwarf {
+    /// Reads nothing yet. Sections that need more than `limit_bytes` when inflated are refused later.
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), limit_bytes }
+    }
+
+    /// The frames at `pc` itself, innermost first. `None` where DWARF knows no function.
+    pub(super) fn frames_at(&self, binary: &Binary, pc: VirtAddr) -> Result<Option<Vec<Frame>>, SymbolError> {
+        let debug = self.open(binary)?;
+        let Some(number) = debug.index.unit_of(pc.0) else { return Ok(None) };
+        let unit = debug.unit(number)?;
+        unit.frames(&debug.sections, &debug.index, pc.0, &mut Budget::default())
+    }
+
+    fn open(&self, binary: &Binary) -> Result<Arc<Debug>, SymbolError> {
+        // Held while reading, so that two threads do not inflate two binaries at once.
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, debug)) = open.as_ref()
+            && *id == self.id
+        {
+            return Ok(Arc::clone(debug));
+        }
+        *open = None;
+        let sections = Sections::read(binary, self.limit_bytes)?;
+        let index = unit::Index::build(&sections)?;
+        let debug = Arc::new(Debug { sections, index, units: Mutex::default() });
+        *open = Some((self.id, Arc::clone(&debug)));
+        Ok(debug)
+    }
+}
+
+impl Debug {
+    fn unit(&self, number: usize) -> Result<Arc<Unit>, SymbolError> {
+        let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = units.iter().position(|(other, _)| *other == number) {
+            let entry = units.remove(at);
+            let unit = Arc::clone(&entry.1);
+            units.push(entry);
+            return Ok(unit);
+        }
+        let unit = Arc::new(Unit::decode(&self.sections, &self.index, number, &mut Budget::default())?);
+        units.push((number, Arc::clone(&unit)));
+        let mut bytes: usize = units.iter().map(|(_, unit)| unit.bytes()).sum();
+        while bytes > MAX_UNITS_BYTES && units.len() > 1 {
+            let (_, oldest) = units.remove(0);
+            bytes -= oldest.bytes();
+        }
+        Ok(unit)
+    }
+}
