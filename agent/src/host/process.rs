@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -159,16 +159,26 @@ impl Proc {
         Err(HostError::Unreadable { path, why: "it does not say where the program headers are (AT_PHDR)".to_owned() })
     }
 
+    /// The start of a file of /proc/PID, no more than `limit_bytes`: its length is up to the process.
+    pub(super) fn read_limited(&self, pid: u32, file: &str, limit_bytes: u64) -> Result<Vec<u8>, HostError> {
+        let path = self.path(pid, file);
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(limit_bytes).read_to_end(&mut bytes))
+            .map_err(|error| host_error(pid, &path, &error))?;
+        Ok(bytes)
+    }
+
     fn threads(&self, pid: u32) -> usize {
         fs::read_dir(self.path(pid, "task")).map_or(0, Iterator::count)
     }
 
-    fn path(&self, pid: u32, file: &str) -> PathBuf {
+    pub(super) fn path(&self, pid: u32, file: &str) -> PathBuf {
         self.root.join(pid.to_string()).join(file)
     }
 }
 
-fn host_error(pid: u32, path: &Path, error: &io::Error) -> HostError {
+pub(super) fn host_error(pid: u32, path: &Path, error: &io::Error) -> HostError {
     match error.kind() {
         io::ErrorKind::NotFound => HostError::NoSuchProcess { pid },
         io::ErrorKind::PermissionDenied => HostError::NotPermitted { pid },
