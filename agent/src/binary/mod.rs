@@ -231,6 +231,7 @@ impl Binary {
     ///
     /// [`BinaryError::Malformed`], [`BinaryError::Read`].
     pub fn functions_named(&self, name: &str) -> Result<Vec<Function>, BinaryError> {
+        self.image.begin_question();
         let records = self.records_named(name)?;
         records.into_iter().map(|record| self.function(&record)).collect()
     }
@@ -252,6 +253,7 @@ impl Binary {
     /// [`BinaryError::Unsupported`] where the inline trees cannot be found, so that nothing can be said;
     /// [`BinaryError::Malformed`], [`BinaryError::Read`].
     pub fn inlined_into(&self, name: &str) -> Result<Vec<String>, BinaryError> {
+        self.image.begin_question();
         names::inlined_into(&self.image, &self.table, name)
     }
 

@@ -5,6 +5,7 @@
 mod check;
 mod exit;
 mod logging;
+mod ps;
 mod target;
 mod top;
 
@@ -34,6 +35,8 @@ enum Command {
     Top(top::Options),
     /// Say what this kernel, these privileges and each target allow, and what would be probed.
     Check(check::Options),
+    /// List the Go processes of this host: what they are, what bites them, whether they can be watched.
+    Ps(ps::Options),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -49,6 +52,7 @@ pub fn run() -> Exit {
     let done = match arguments.command {
         Command::Top(options) => top::run(options),
         Command::Check(options) => check::run(&options),
+        Command::Ps(options) => ps::run(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "parkranger", &mut script);

@@ -9,9 +9,11 @@ pub(crate) mod code;
 mod dwarf_layout;
 mod layout;
 mod layouts;
+mod settings;
 mod system;
 mod wait_reasons;
 
 pub use layout::{Layout, LayoutError, LayoutSource};
+pub use settings::{Allowance, Settings};
 pub use system::is_system_goroutine;
 pub use wait_reasons::{WaitReasonError, WaitReasons};
