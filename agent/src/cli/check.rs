@@ -7,7 +7,7 @@ use clap::Args;
 use super::{exit::Failure, target::TargetOptions};
 use crate::{
     host::{HostError, Proc},
-    kernel::{Capability, Kernel, Sizes},
+    kernel::{Capability, Kernel, Method, Sizes},
     views::check::{KernelReport, ProbeReport, Report, TargetReport},
     watch::{Binaries, Refusal, Target, runtimes},
 };
@@ -23,7 +23,7 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let proc = Proc::default();
-    let kernel = kernel_report(&proc);
+    let kernel = kernel_report(&proc, options.target.attach);
     let target = options.target.target();
     let targets = target_reports(&proc, &target, options)?;
     let report = Report::new(kernel, targets);
@@ -46,10 +46,10 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     }
 }
 
-fn kernel_report(proc: &Proc) -> KernelReport {
+fn kernel_report(proc: &Proc, attach: Option<Method>) -> KernelReport {
     let capability = Capability::ask(proc.root());
     // Only loading the programs tells for sure; nothing is attached to any process.
-    let loaded = Kernel::load(&capability, Sizes::default());
+    let loaded = Kernel::load(&capability, Sizes::default(), attach);
     KernelReport {
         release: capability.release.clone(),
         usable: loaded.is_ok(),

@@ -3,7 +3,7 @@
 use clap::Args;
 use globset::{Glob, GlobMatcher};
 
-use crate::{symbols::SymbolSource, watch::Target};
+use crate::{kernel::Method, symbols::SymbolSource, watch::Target};
 
 /// Which processes; every Go process of the host where nothing is given.
 #[derive(Clone, Debug, Args)]
@@ -17,6 +17,9 @@ pub(super) struct TargetOptions {
     /// Where names of functions and lines come from.
     #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
     symbols: Symbols,
+    /// How probes are attached; default is the best way this kernel has.
+    #[arg(long, value_enum, value_name = "METHOD")]
+    pub(super) attach: Option<Method>,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]

@@ -63,7 +63,12 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
 async fn watch(options: Options) -> Result<(), Failure> {
     // Before anything is attached: an interrupt during the start must take the probes off too.
     let mut stop = Stop::new()?;
-    let config = Config { target: options.target.target(), symbols: options.target.symbols(), sizes: Sizes::default() };
+    let config = Config {
+        target: options.target.target(),
+        symbols: options.target.symbols(),
+        sizes: Sizes::default(),
+        attach: options.target.attach,
+    };
     let mut watch = Watch::start(Proc::default(), config)?;
     let start = Instant::now();
     let mut screen = Screen::new(&options);

@@ -35,6 +35,11 @@ pub struct Attachment {
     links: Vec<(&'static str, UProbeLinkId)>,
 }
 
+/// What programs without a cookie must take from the process's word, the same for all its probes.
+fn flags(probe: &Probe) -> bool {
+    probe.word.skips_taken()
+}
+
 impl Kernel {
     /// Attaches `probes` to the inode of `binary` for every process that maps it, now or later.
     ///
@@ -57,6 +62,10 @@ impl Kernel {
             .map(|(program, event)| (program, probes.iter().filter(|probe| probe.event == event).collect()))
             .collect(),
         };
+        if self.method == Method::PerfPlain && probes.windows(2).any(|two| flags(two[0]) != flags(two[1])) {
+            let why = "its probes differ in a way that needs attach cookies (kernel 5.15)".to_owned();
+            return Err(KernelError::Attach { path: name.to_owned(), why });
+        }
         let mut attachment = Attachment { links: Vec::new() };
         for (program, probes) in groups {
             if probes.is_empty() {

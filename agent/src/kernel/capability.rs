@@ -7,13 +7,16 @@ use aya::sys::{UProbeMultiFeature, is_uprobe_multi_supported};
 use super::KernelError;
 
 /// How probes are attached, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Method {
     /// One uprobe_multi link per binary (kernel 6.6).
+    #[value(name = "uprobe-multi")]
     UprobeMulti,
     /// Perf-event uprobes with a cookie (kernel 5.15). They detach slowly, about 0.1 s each.
+    #[value(name = "perf-cookie")]
     PerfCookie,
     /// Perf-event uprobes without a cookie (kernel 5.8): only listed processes are counted.
+    #[value(name = "perf")]
     PerfPlain,
 }
 

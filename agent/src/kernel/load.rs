@@ -41,13 +41,14 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the programs with the best method that works here, and starts to hear of exec and exit.
+    /// Loads the programs with the best method that works here, or with `only` that one, and starts to hear of exec and
+    /// exit.
     ///
     /// # Errors
     ///
     /// [`KernelError::NotPermitted`], [`KernelError::Unsupported`], and [`KernelError::Load`] with the verifier's last
     /// words.
-    pub fn load(capability: &Capability, sizes: Sizes) -> Result<Self, KernelError> {
+    pub fn load(capability: &Capability, sizes: Sizes, only: Option<Method>) -> Result<Self, KernelError> {
         capability.require()?;
         raise_memlock();
         let mut ebpf = EbpfLoader::new()
@@ -61,7 +62,7 @@ impl Kernel {
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .map_err(|error| debug!("no log from the eBPF programs: {error}"))
             .ok();
-        let method = choose(&mut ebpf, capability)?;
+        let method = choose(&mut ebpf, capability, only)?;
         info!("probes attach through {}", method.name());
         for (name, tracepoint) in
             [(names::PROCESS_EXEC, "sched_process_exec"), (names::PROCESS_EXIT, "sched_process_exit")]
@@ -146,10 +147,11 @@ where
 }
 
 /// Loads the programs of the first method that the kernel takes.
-fn choose(ebpf: &mut Ebpf, capability: &Capability) -> Result<Method, KernelError> {
+fn choose(ebpf: &mut Ebpf, capability: &Capability, only: Option<Method>) -> Result<Method, KernelError> {
     let mut refused = Vec::new();
-    for method in Method::ALL {
+    for method in Method::ALL.into_iter().filter(|method| only.is_none_or(|only| only == *method)) {
         if method == Method::UprobeMulti && capability.uprobe_multi != Ok(true) {
+            refused.push(format!("{}: this kernel has no uprobe_multi links", method.name()));
             continue;
         }
         let loaded = programs_of(method).iter().try_for_each(|name| {

@@ -148,7 +148,7 @@ fn render_process(
     });
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    let head = ["LIVE", "BIRTHS", "/s", "EXITS", "/s", "PARKS", "/s", "WAITS MOST FOR", "CREATED AT", "STARTS"];
+    let head = ["LIVE", "BIRTHS", "/s", "EXITS", "/s", "PARKS", "/s", "WAITS FOR", "CREATED AT", "STARTS"];
     table.set_header(head);
     for site in sites.iter().take(rows) {
         let before = before.get(&site_key(site)).copied();
@@ -225,16 +225,22 @@ fn per_second(count: u64, seconds: f64) -> String {
     if rate > 0.0 && rate < 9.95 { format!("{rate:.1}") } else { format!("{rate:.0}") }
 }
 
-/// The one or two reasons that make up most parks.
+/// The reasons that make up most parks, with their shares.
 fn most_frequent(waits: &std::collections::BTreeMap<String, u64>) -> String {
+    const SHOWN: usize = 2;
     let total: u64 = waits.values().sum();
     let mut waits: Vec<(&String, &u64)> = waits.iter().collect();
     waits.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
-    match waits.as_slice() {
-        [] => String::new(),
-        [(only, _)] => (*only).clone(),
-        [(first, parks), ..] => format!("{first} {}%", *parks * 100 / total.max(1)),
+    if let [(only, _)] = waits.as_slice() {
+        return (*only).clone();
     }
+    let share = |parks: u64| match parks * 100 / total.max(1) {
+        0 => "<1%".to_owned(),
+        percent => format!("{percent}%"),
+    };
+    let shown: Vec<String> =
+        waits.iter().take(SHOWN).map(|(reason, parks)| format!("{reason} {}", share(**parks))).collect();
+    shown.join(", ")
 }
 
 /// `main.handler server.go:42`

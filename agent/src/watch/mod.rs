@@ -34,7 +34,7 @@ pub use target::Target;
 use crate::{
     address::{Bias, RuntimeAddr},
     host::{FileId, HostError, Identity, Proc},
-    kernel::{Attachment, Capability, Kernel, KernelError, Sizes, attach::Probe},
+    kernel::{Attachment, Capability, Kernel, KernelError, Method, Sizes, attach::Probe},
     ledger::{Ledger, ProcessLedger},
     symbols::SymbolSource,
 };
@@ -75,6 +75,8 @@ pub struct Config {
     pub symbols: SymbolSource,
     /// Sizes of the kernel's maps.
     pub sizes: Sizes,
+    /// How probes are attached; `None` for the best way this kernel has.
+    pub attach: Option<Method>,
 }
 
 /// One process under watch.
@@ -156,7 +158,7 @@ impl Watch {
         for pid in config.target.pids() {
             proc.identity(*pid)?;
         }
-        let kernel = Kernel::load(&capability, config.sizes)?;
+        let kernel = Kernel::load(&capability, config.sizes, config.attach)?;
         let binaries = Binaries::new(config.symbols);
         let mut watch = Self {
             proc,
