@@ -43,7 +43,7 @@ const MAX_SECTIONS: u16 = 4096;
 const MAX_SECTION_NAMES_BYTES: u64 = 1 << 20;
 /// What one question may cost: a sparse file claims terabytes, and a thousand segments may all be the same ones. No
 /// real binary needs a tenth of it.
-const MAX_SCANNED_BYTES: u64 = 1 << 30;
+const MAX_SCANNED_BYTES: u64 = 512 << 20;
 
 /// No program of the two architectures has a higher address, no file a higher offset. Sums of addresses and lengths
 /// below it cannot wrap.
