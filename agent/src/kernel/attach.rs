@@ -35,11 +35,6 @@ pub struct Attachment {
     links: Vec<(&'static str, UProbeLinkId)>,
 }
 
-/// What programs without a cookie must take from the process's word, the same for all its probes.
-fn flags(probe: &Probe) -> bool {
-    probe.word.skips_taken()
-}
-
 impl Kernel {
     /// Attaches `probes` to the inode of `binary` for every process that maps it, now or later.
     ///
@@ -62,7 +57,9 @@ impl Kernel {
             .map(|(program, event)| (program, probes.iter().filter(|probe| probe.event == event).collect()))
             .collect(),
         };
-        if self.method == Method::PerfPlain && probes.windows(2).any(|two| flags(two[0]) != flags(two[1])) {
+        // Programs without a cookie take this flag from the process's word, so all probes of a binary must share it.
+        let differ = probes.windows(2).any(|two| two[0].word.skips_taken() != two[1].word.skips_taken());
+        if self.method == Method::PerfPlain && differ {
             let why = "its probes differ in a way that needs attach cookies (kernel 5.15)".to_owned();
             return Err(KernelError::Attach { path: name.to_owned(), why });
         }

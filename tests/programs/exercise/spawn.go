@@ -155,7 +155,7 @@ func spawnMethod(_ int, p pending) {
 }
 
 // What is started is the compiler's "-fm", which calls the method.
-var methodValue = newHiddenTally("method-value", "main.spawnMethodValue", "main.(*worker).run-fm")
+var methodValue = newHiddenTally("method-value", "main.spawnMethodValue", "main.(*worker).run")
 
 //go:noinline
 func spawnMethodValue(_ int, p pending) {
