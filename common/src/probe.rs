@@ -29,6 +29,9 @@ pub enum Event {
 }
 
 impl Event {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Birth, Self::Park, Self::Exit];
+
     /// The word for it.
     #[must_use]
     pub const fn name(self) -> &'static str {

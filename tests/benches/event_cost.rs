@@ -4,15 +4,16 @@
 #![allow(missing_docs, reason = "an executable")]
 
 use anyhow::{Result, ensure};
+use parkranger_tests::bench::own::{self, Own, Program};
 use parkranger_tests::bench::variants::{Bpftrace, Event, Traced, Untraced, Variant};
 use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report};
-use parkranger_tests::go::{self, Program, Toolchain};
+use parkranger_tests::go::{self, Toolchain};
 use parkranger_tests::skip;
 use parkranger_tests::target::Target;
 use serde::Deserialize;
 
-/// Ratios are to this variant.
-const BASE: &str = "bpftrace count() at entry";
+/// Ratios are to these variants: what any program at the same instruction costs, and what the usual tool costs.
+const BASES: [&str; 2] = [own::EMPTY, "bpftrace count() at entry"];
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
@@ -28,7 +29,7 @@ fn main() -> Result<()> {
             return Ok(());
         }
     };
-    let (_directory, path) = go.build(Program::Bench, go::Variant::Plain)?.private_copy()?;
+    let (_directory, path) = go.build(go::Program::Bench, go::Variant::Plain)?.private_copy()?;
     let mut comparisons = Vec::new();
     for event in Event::ALL {
         comparisons.push(compare(event, &path, &options)?);
@@ -37,14 +38,15 @@ fn main() -> Result<()> {
 }
 
 /// Every variant, the floor first.
-fn variants() -> Vec<Box<dyn Variant>> {
-    let mut variants: Vec<Box<dyn Variant>> = vec![Box::new(Untraced)];
+fn variants() -> Result<Vec<Box<dyn Variant>>> {
+    let mut variants: Vec<Box<dyn Variant>> =
+        vec![Box::new(Untraced), Box::new(Own::new(Program::Empty)?), Box::new(Own::new(Program::Counting)?)];
     if Bpftrace::is_available() {
         variants.push(Box::<Bpftrace>::default());
     } else {
         skip::skip("bench event_cost: bpftrace", &skip::Missing("bpftrace is not installed".into()));
     }
-    variants
+    Ok(variants)
 }
 
 fn compare(event: Event, path: &std::path::Path, options: &Options) -> Result<Comparison> {
@@ -52,7 +54,7 @@ fn compare(event: Event, path: &std::path::Path, options: &Options) -> Result<Co
     let mut target = Target::start(path)?;
     let traced = Traced { pid: target.pid(), path: path.to_owned() };
     run(&mut target, event, events)?; // memory for the goroutines, pages of code
-    let mut variants = variants();
+    let mut variants = variants()?;
     let count = variants.len();
     let samples = interleave(options.rounds, count, |_, variant| {
         let variant = &mut variants[variant];
@@ -71,7 +73,7 @@ fn compare(event: Event, path: &std::path::Path, options: &Options) -> Result<Co
             values: values.iter().zip(&floor).map(|(value, floor)| value - floor).collect(),
         })
         .collect();
-    Ok(Comparison::new(&format!("CPU time added to one {}", event.name()), "ns", BASE, &samples))
+    Ok(Comparison::new(&format!("CPU time added to one {}", event.name()), "ns", &BASES, &samples))
 }
 
 /// What the target answers; see `programs/bench/main.go`.

@@ -71,11 +71,11 @@ pub(crate) fn run(paths: &Paths) -> Result<ExitCode> {
 
 fn build_service(paths: &Paths, go: &Path) -> Result<PathBuf> {
     let source = paths.root.join(PROGRAM);
-    let program = paths.fixtures().join("demo/leaky");
+    let program = paths.target.join("demo/leaky");
     let log = paths.log("go-build");
     fresh(&log)?;
     step("build", &format!("{PROGRAM}, the service that leaks"), || {
-        fs::create_dir_all(paths.fixtures().join("demo"))?;
+        fs::create_dir_all(paths.target.join("demo"))?;
         let mut command = Command::new(go);
         command
             .args(["build", "-o"])

@@ -7,6 +7,7 @@
 //! A benchmark is an executable with `harness = false` that reads [`Options`], gets its samples through
 //! [`interleave`], and hands the [`Comparison`]s to [`report::finish`].
 
+pub mod own;
 pub mod report;
 pub mod variants;
 
@@ -78,8 +79,8 @@ pub struct Row {
     pub min: f64,
     /// The most.
     pub max: f64,
-    /// Median over the base's median; null for want of a base.
-    pub ratio: Option<f64>,
+    /// Median over each base's median, in the order of the bases; null for want of one.
+    pub ratios: Vec<Option<f64>>,
 }
 
 /// The variants of one benchmark side by side.
@@ -89,8 +90,8 @@ pub struct Comparison {
     pub name: String,
     /// Of every number but the ratio.
     pub unit: String,
-    /// The variant that ratios are to.
-    pub base: String,
+    /// The variants that ratios are to.
+    pub bases: Vec<String>,
     /// In the order measured.
     pub rows: Vec<Row>,
 }
@@ -117,8 +118,10 @@ pub fn interleave(
 
 impl Comparison {
     /// Puts samples side by side.
-    pub fn new(name: &str, unit: &str, base: &str, samples: &[Samples]) -> Comparison {
-        let base_median = samples.iter().find(|s| s.variant == base).map(|s| quantile(&s.values, 0.5));
+    pub fn new(name: &str, unit: &str, bases: &[&str], samples: &[Samples]) -> Comparison {
+        let median_of = |base: &str| samples.iter().find(|s| s.variant == base).map(|s| quantile(&s.values, 0.5));
+        let base_medians: Vec<Option<f64>> =
+            bases.iter().map(|base| median_of(base).filter(|median| *median != 0.0)).collect();
         let rows = samples.iter().map(|s| {
             let median = quantile(&s.values, 0.5);
             Row {
@@ -128,10 +131,15 @@ impl Comparison {
                 q3: quantile(&s.values, 0.75),
                 min: quantile(&s.values, 0.0),
                 max: quantile(&s.values, 1.0),
-                ratio: base_median.filter(|&base| base != 0.0).map(|base| median / base),
+                ratios: base_medians.iter().map(|base| base.map(|base| median / base)).collect(),
             }
         });
-        Comparison { name: name.into(), unit: unit.into(), base: base.into(), rows: rows.collect() }
+        Comparison {
+            name: name.into(),
+            unit: unit.into(),
+            bases: bases.iter().map(ToString::to_string).collect(),
+            rows: rows.collect(),
+        }
     }
 }
 
@@ -177,8 +185,8 @@ mod tests {
         let samples = [("floor", 0.0), ("ours", 1.0), ("peer", 4.0)]
             .map(|(variant, value)| Samples { variant: variant.into(), values: vec![value] });
         let ratios = |base: &str| {
-            let comparison = Comparison::new("", "ns", base, &samples);
-            comparison.rows.iter().map(|row| row.ratio).collect::<Vec<_>>()
+            let comparison = Comparison::new("", "ns", &[base], &samples);
+            comparison.rows.iter().map(|row| row.ratios[0]).collect::<Vec<_>>()
         };
         assert_eq!(ratios("peer"), [Some(0.0), Some(0.25), Some(1.0)]);
         assert_eq!(ratios("floor"), [None; 3], "nothing is a multiple of 0");

@@ -49,14 +49,23 @@ fn table(comparison: &Comparison) -> String {
     let width = comparison.rows.iter().map(|row| row.variant.len()).max().unwrap_or(0).max(8);
     let mut text = format!("{} [{}]\n", comparison.name, comparison.unit);
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "  {:width$} {:>10} {:>21} {:>21} {:>9}", "", "median", "quartiles", "min .. max", "ratio");
+    let _ = write!(text, "  {:width$} {:>10} {:>21} {:>21}", "", "median", "quartiles", "min .. max");
+    for number in 1..=comparison.bases.len() {
+        let _ = write!(text, " {:>9}", format!("ratio {number}"));
+    }
+    text.push('\n');
     for row in &comparison.rows {
-        let ratio = row.ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.3}"));
         let quartiles = format!("{:.1} .. {:.1}", row.q1, row.q3);
         let range = format!("{:.1} .. {:.1}", row.min, row.max);
-        let _ = writeln!(text, "  {:width$} {:>10.1} {quartiles:>21} {range:>21} {ratio:>9}", row.variant, row.median);
+        let _ = write!(text, "  {:width$} {:>10.1} {quartiles:>21} {range:>21}", row.variant, row.median);
+        for ratio in &row.ratios {
+            let _ = write!(text, " {:>9}", ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.3}")));
+        }
+        text.push('\n');
     }
-    let _ = writeln!(text, "  ratio: to {}", comparison.base);
+    for (number, base) in comparison.bases.iter().enumerate() {
+        let _ = writeln!(text, "  ratio {}: to {base}", number + 1);
+    }
     text
 }
 

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+pub use parkranger_common::probe::Event;
 
 use crate::agent::signal;
 use crate::breakpoints::{wait_until_clean, wait_until_probed};
@@ -19,42 +20,17 @@ pub struct Traced {
     pub path: PathBuf,
 }
 
-/// The event that is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// A goroutine begins.
-    Birth,
-    /// A goroutine waits.
-    Park,
-    /// A goroutine ends.
-    Exit,
-}
-
-impl Event {
-    /// All of them.
-    pub const ALL: [Event; 3] = [Event::Birth, Event::Park, Event::Exit];
-
-    /// The word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Event::Birth => "birth",
-            Event::Park => "park",
-            Event::Exit => "exit",
-        }
-    }
-
-    /// The function of the runtime that a user of another tracer would probe for it.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn function(self, program: &Path) -> Result<&'static str> {
-        Ok(match self {
-            Event::Birth => "runtime.newproc1",
-            Event::Park => "runtime.gopark",
-            Event::Exit if elf::has_function(program, "runtime.gdestroy")? => "runtime.gdestroy",
-            Event::Exit => "runtime.goexit0",
-        })
-    }
+/// The function of the runtime that a user of another tracer would probe for an event.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn function_of(event: Event, program: &Path) -> Result<&'static str> {
+    Ok(match event {
+        Event::Birth => "runtime.newproc1",
+        Event::Park => "runtime.gopark",
+        Event::Exit if elf::has_function(program, "runtime.gdestroy")? => "runtime.gdestroy",
+        Event::Exit => "runtime.goexit0",
+    })
 }
 
 /// A way to trace an event, or none.
@@ -113,7 +89,7 @@ impl Variant for Bpftrace {
     }
 
     fn attach(&mut self, target: &Traced, event: Event) -> Result<()> {
-        let function = event.function(&target.path)?;
+        let function = function_of(event, &target.path)?;
         let path = target.path.display();
         let child = Command::new("bpftrace")
             .args(["-e", &format!("uprobe:{path}:\"{function}\" {{ @ = count(); }}")])

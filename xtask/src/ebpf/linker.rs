@@ -71,7 +71,7 @@ fn install(paths: &Paths, root: &Path, major: u32) -> Result<()> {
         .env(format!("LLVM_SYS_{major}1_PREFIX"), &llvm);
     step(
         "setup",
-        &format!("compiling bpf-linker {RELEASE} with LLVM {major}, which links the eBPF half (a minute)"),
+        &format!("compiling bpf-linker {RELEASE} with LLVM {major}, which links the eBPF half (one to three minutes)"),
         || {
             fresh(&log)?;
             quietly(&mut command, &log)
