@@ -47,6 +47,14 @@ pub enum Variant {
     TrimPath,
     /// Without optimisation and inlining (`-N -l`), as debuggers like it.
     Unoptimized,
+    /// Position independent, linked by the system's linker, which lays the file out its own way.
+    PieExternal,
+    /// With C code in it (`runtime/cgo`), dynamically linked.
+    Cgo,
+    /// With the race detector.
+    Race,
+    /// A shared object for programs in other languages: see [`crate::target::Exercise::start_in_python`].
+    CShared,
     /// With a profile that makes the compiler inline `runtime.gopark` into `chanrecv` and `chansend` (Go ≥ 1.21).
     Pgo,
 }
@@ -63,14 +71,35 @@ impl Program {
 }
 
 impl Variant {
+    /// What the matrix covers, in the order of its columns, with a short name for each.
+    pub const MATRIX: [(Variant, &'static str); 9] = [
+        (Variant::Plain, "plain"),
+        (Variant::Stripped, "-s -w"),
+        (Variant::TrimPath, "-trimpath"),
+        (Variant::Pie, "PIE"),
+        (Variant::PieExternal, "PIE ext"),
+        (Variant::Cgo, "cgo"),
+        (Variant::Race, "race"),
+        (Variant::Pgo, "PGO"),
+        (Variant::CShared, "c-shared"),
+    ];
+
     fn flags(self) -> &'static [&'static str] {
         match self {
-            Variant::Plain | Variant::Pgo => &[],
+            Variant::Plain | Variant::Pgo | Variant::Cgo => &[],
             Variant::Stripped => &["-ldflags=-s -w"],
             Variant::Pie => &["-buildmode=pie"],
             Variant::TrimPath => &["-trimpath"],
             Variant::Unoptimized => &["-gcflags=all=-N -l"],
+            Variant::PieExternal => &["-buildmode=pie", "-ldflags=-linkmode=external"],
+            Variant::Race => &["-race"],
+            Variant::CShared => &["-buildmode=c-shared"],
         }
+    }
+
+    /// Whether a C compiler takes part.
+    fn needs_cgo(self) -> bool {
+        matches!(self, Variant::PieExternal | Variant::Cgo | Variant::Race | Variant::CShared)
     }
 }
 
@@ -105,6 +134,11 @@ impl Toolchain {
             Some(go) => Ok(Toolchain { minor, go: go.into() }),
             None => Err(Missing(format!("{variable} names no Go toolchain"))),
         }
+    }
+
+    /// Why Go 1.`minor` has no such builds; `None` where it has.
+    pub fn lacks(minor: u32, variant: Variant) -> Option<&'static str> {
+        (variant == Variant::Pgo && minor < 21).then_some("Go has PGO since 1.21")
     }
 
     /// Every toolchain that a variable names, oldest first.
@@ -145,7 +179,7 @@ impl Toolchain {
             let plain = self.build_locked(fixtures, program, Variant::Plain)?;
             self.build_with_gopark_inlined(fixtures, program, &plain, &args, &built)?;
         } else {
-            self.run(fixtures, &program.directory(), &args)?;
+            self.run_with(fixtures, &program.directory(), &args, variant.needs_cgo())?;
         }
         fs::rename(&built, &path)?;
         Ok(Fixture { path })
@@ -187,13 +221,17 @@ impl Toolchain {
     }
 
     fn run(&self, fixtures: &Path, directory: &Path, args: &[&str]) -> Result<String> {
+        self.run_with(fixtures, directory, args, false)
+    }
+
+    fn run_with(&self, fixtures: &Path, directory: &Path, args: &[&str], cgo: bool) -> Result<String> {
         let output = Command::new(&self.go)
             .args(args)
             .current_dir(directory)
             .env("GOTOOLCHAIN", "local")
             .env("GOFLAGS", "-mod=mod")
             .env("GOPROXY", "off")
-            .env("CGO_ENABLED", "0")
+            .env("CGO_ENABLED", if cgo { "1" } else { "0" })
             .env("GOCACHE", fixtures.join("cache"))
             .env("GOPATH", fixtures.join("gopath"))
             .output()

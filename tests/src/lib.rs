@@ -6,6 +6,7 @@
 //! - [`kernel_count`] counts the hits of an instruction with nothing of parkranger's in the way;
 //! - [`breakpoints`] shows what uprobes have left in a process's code;
 //! - [`compare`] holds what the agent says to what the target counted;
+//! - [`matrix`] does that for every Go version and way to build;
 //! - [`elf`] finds functions by symbol, as little as the two above need;
 //! - [`skip`] makes sure that what could not be tested is known;
 //! - [`bench`] runs benchmarks beside their peers.
@@ -21,5 +22,6 @@ pub mod compare;
 pub mod elf;
 pub mod go;
 pub mod kernel_count;
+pub mod matrix;
 pub mod skip;
 pub mod target;

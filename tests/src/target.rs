@@ -30,12 +30,20 @@ impl Target {
     /// # Errors
     /// When it cannot be started.
     pub fn start(program: &Path) -> Result<Target> {
-        let mut child = Command::new(program)
+        Target::start_command(&mut Command::new(program))
+    }
+
+    /// Starts a command that ends up speaking the line protocol.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_command(command: &mut Command) -> Result<Target> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
+            .with_context(|| format!("starting {command:?}"))?;
         let input = child.stdin.take().context("stdin")?;
         let output = child.stdout.take().context("stdout")?;
         let mut errors = child.stderr.take().context("stderr")?;
@@ -200,6 +208,16 @@ impl Exercise {
     /// When it cannot be started.
     pub fn start(program: &Path) -> Result<Exercise> {
         Ok(Exercise { target: Target::start(program)? })
+    }
+
+    /// Starts Python and loads the program there, built as a shared object. Its `main` runs on a thread of Python's.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_in_python(library: &Path) -> Result<Exercise> {
+        const LOAD: &str = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).Exercise()";
+        let mut command = Command::new("python3");
+        Ok(Exercise { target: Target::start_command(command.arg("-c").arg(LOAD).arg(library))? })
     }
 
     /// The process id.

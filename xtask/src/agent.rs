@@ -41,15 +41,20 @@ impl<'a> Workspace<'a> {
 
     /// `cargo SUBCOMMAND` with everything that compiling the agent needs.
     pub(crate) fn compiling(&self, subcommand: &str) -> Command {
-        let mut command = self.bare();
+        self.compiling_with(subcommand, &[])
+    }
+
+    /// The same with more flags for rustc.
+    pub(crate) fn compiling_with(&self, subcommand: &str, flags: &[&str]) -> Command {
+        let mut command = self.bare(flags);
         command.arg(subcommand).args(["--ignore-rust-version", "--features", "parkranger/kernel"]);
         command
     }
 
-    fn bare(&self) -> Command {
+    fn bare(&self, flags: &[&str]) -> Command {
         let mut command = cargo(Surroundings::Active);
         command.current_dir(&self.paths.root).env("PARKRANGER_EBPF_OBJECT", self.object);
-        self.userspace.apply(&mut command);
+        self.userspace.apply(&mut command, flags);
         command
     }
 }
@@ -86,7 +91,7 @@ pub(crate) fn pass_through(paths: &Paths, args: &[String]) -> Result<ExitCode> {
     let mut command = if COMPILING.contains(&subcommand.as_str()) && has_the_agent(rest) {
         workspace.compiling(subcommand)
     } else {
-        let mut command = workspace.bare();
+        let mut command = workspace.bare(&[]);
         command.arg(subcommand);
         command
     };

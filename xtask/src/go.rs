@@ -36,11 +36,22 @@ pub(crate) struct Release {
 const DEBIAN_1_19: Source = Source::Debian { package: "golang-1.19-go", go: "/usr/lib/go-1.19/bin/go" };
 
 /// The releases that `cargo xtask test` runs against: the oldest, the newest, and two where the runtime changed.
-/// Room is left here for 1.22.10, 1.23.9, 1.25.5 and 1.26.6.
 pub(crate) const TESTED: [Release; 4] = [
     Release { minor: "1.19", version: "1.19.8", source: DEBIAN_1_19 },
     Release { minor: "1.21", version: "1.21.13", source: Source::PyPi },
     Release { minor: "1.24", version: "1.24.11", source: Source::PyPi },
+    NEWEST,
+];
+
+/// The releases of `cargo xtask matrix`: the last patch, as far as there is one, of every version from 1.19 on but 1.20.
+pub(crate) const MATRIX: [Release; 8] = [
+    Release { minor: "1.19", version: "1.19.8", source: DEBIAN_1_19 },
+    Release { minor: "1.21", version: "1.21.13", source: Source::PyPi },
+    Release { minor: "1.22", version: "1.22.10", source: Source::PyPi },
+    Release { minor: "1.23", version: "1.23.9", source: Source::PyPi },
+    Release { minor: "1.24", version: "1.24.11", source: Source::PyPi },
+    Release { minor: "1.25", version: "1.25.5", source: Source::PyPi },
+    Release { minor: "1.26", version: "1.26.6", source: Source::PyPi },
     NEWEST,
 ];
 

@@ -9,8 +9,10 @@ mod apt;
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod go;
 mod lint;
+mod matrix;
 mod paths;
 mod rust;
 mod setup;
@@ -65,6 +67,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Fuzz the parsers of hostile bytes, 30 minutes each unless told otherwise
+    Fuzz(fuzz::Options),
+    /// Compare the agent's counts with a program's own, for every Go version and way to build (needs root)
+    Matrix {
+        /// Only these versions and ways: 1.27 PIE cgo
+        args: Vec<String>,
+    },
     /// Check formatting, and clippy with warnings as errors
     Lint,
     /// Run cargo with the environment and flags that parkranger needs here: `cargo xtask cargo -- clippy`
@@ -100,6 +109,8 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Test { args } => test::run(&paths, args),
         Command::Demo => demo::run(&paths),
         Command::Bench { args } => bench::run(&paths, args),
+        Command::Fuzz(options) => fuzz::run(&paths, options),
+        Command::Matrix { args } => matrix::run(&paths, args),
         Command::Lint => lint::run(&paths),
         Command::Cargo { args } => agent::pass_through(&paths, args),
     }

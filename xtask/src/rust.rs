@@ -142,19 +142,24 @@ impl Userspace {
         if version >= FIRST_RUSTC_FOR_AYA { Self::Plain } else { Self::OlderRustc }
     }
 
-    /// Sets the environment of `command`. The user's own `RUSTFLAGS` stay in force.
-    pub(crate) fn apply(self, command: &mut Command) {
+    /// Sets the environment of `command`, with `more` flags for rustc. The user's own `RUSTFLAGS` stay in force.
+    pub(crate) fn apply(self, command: &mut Command, more: &[&str]) {
+        let mut ours = more.to_vec();
         if self == Self::OlderRustc {
             command.env("RUSTC_BOOTSTRAP", "1");
-            let theirs = env::var_os("CARGO_ENCODED_RUSTFLAGS")
-                .or_else(|| env::var("RUSTFLAGS").ok().map(|flags| encode_flags(flags.split_whitespace())));
-            let mut flags = theirs.filter(|flags| !flags.is_empty()).map_or_else(OsString::new, |mut flags| {
-                flags.push("\u{1f}");
-                flags
-            });
-            flags.push(FLAG_FOR_OLDER_RUSTC);
-            command.env("CARGO_ENCODED_RUSTFLAGS", flags);
+            ours.push(FLAG_FOR_OLDER_RUSTC);
         }
+        if ours.is_empty() {
+            return;
+        }
+        let theirs = env::var_os("CARGO_ENCODED_RUSTFLAGS")
+            .or_else(|| env::var("RUSTFLAGS").ok().map(|flags| encode_flags(flags.split_whitespace())));
+        let mut flags = theirs.filter(|flags| !flags.is_empty()).map_or_else(OsString::new, |mut flags| {
+            flags.push("\u{1f}");
+            flags
+        });
+        flags.push(encode_flags(ours));
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags);
     }
 }
 

@@ -17,6 +17,10 @@ const MAGIC_1_20: u32 = 0xffff_fff1;
 /// Go 1.2 to 1.15 and 1.16 to 1.17.
 const MAGICS_TOO_OLD: [u32; 2] = [0xffff_fffb, 0xffff_fffa];
 const HEADER_BYTES: usize = 72;
+/// The largest programs known have some hundred thousand; Go's linker cannot place more than 2 GiB of code.
+const MAX_FUNCTIONS: u32 = 8 << 20;
+/// Records hold their places as u32; real tables stay below 200 MiB.
+const MAX_TABLE_BYTES: u64 = 1 << 30;
 const FUNCTAB_ENTRY_BYTES: u64 = 8;
 const MAX_NAME_BYTES: usize = 16 << 10;
 /// One pc-value table; the largest real ones (generated init functions) are some hundred KiB.
@@ -140,7 +144,8 @@ impl Pclntab {
         if !plain || !matches!(quantum, 1 | 2 | 4) {
             return Err(malformed());
         }
-        let end = address.checked_add(bytes.min(image.backed(address))).ok_or_else(malformed)?;
+        let bytes = bytes.min(image.backed(address)).min(MAX_TABLE_BYTES);
+        let end = address.checked_add(bytes).ok_or_else(malformed)?;
         let functions = u32::try_from(field(8)?).map_err(|_| malformed())?;
         let mut parts = [0u64; 5];
         let mut previous = address;
@@ -151,7 +156,7 @@ impl Pclntab {
         }
         let [names, cu_table, file_names, pc_table, records] = parts;
         let functab_bytes = u64::from(functions) * FUNCTAB_ENTRY_BYTES + 4;
-        if functions == 0 || functab_bytes > end - records {
+        if functions == 0 || functions > MAX_FUNCTIONS || functab_bytes > end - records {
             return Err(malformed());
         }
         Ok(Self {
@@ -272,7 +277,7 @@ impl Pclntab {
     ) -> Result<Option<T>, BinaryError> {
         const PIECE: u32 = 8192;
         let malformed = || BinaryError::malformed("gopclntab functions", self.records);
-        let mut window = Window { start: 0, bytes: Vec::new(), budget: 8 * (self.end - self.records) + (1 << 20) };
+        let mut window = Window { start: 0, bytes: Vec::new(), budget: 2 * (self.end - self.records) + (1 << 20) };
         let mut first = 0;
         while first < self.functions {
             let count = PIECE.min(self.functions - first);

@@ -170,12 +170,7 @@ impl Runtime {
     /// # Errors
     ///
     /// [`CensusError::NotFound`], [`CensusError::Starting`], [`CensusError::Memory`], [`CensusError::Binary`].
-    pub fn find(
-        memory: &impl Memory,
-        binary: Arc<Binary>,
-        bias: Bias,
-        layout: Layout,
-    ) -> Result<Self, CensusError> {
+    pub fn find(memory: &impl Memory, binary: Arc<Binary>, bias: Bias, layout: Layout) -> Result<Self, CensusError> {
         let allgs = Search { memory, binary: &binary, bias, layout: &layout }.find();
         // A process that ended meanwhile is no puzzle.
         memory.still_there()?;

@@ -40,7 +40,9 @@ enum Kind {
     /// The runtime put this call in between, at an instruction that is not a call.
     Injected,
     /// The stack begins here; for `runtime.goexit` there is nothing to show.
-    Top { shown: bool },
+    Top {
+        shown: bool,
+    },
     /// It cannot be followed further.
     End,
     /// Callable, but it moves the stack pointer by itself once begun.

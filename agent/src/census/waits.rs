@@ -147,9 +147,7 @@ fn channels(memory: &impl Memory, asked: &mut [Asked], batch: &mut Batch) -> Res
     batch.clear();
     let mut pieces: HashMap<u64, usize> = HashMap::new();
     for found in asked.iter().flat_map(|one| &one.found).filter(|found| found.is_channel) {
-        pieces
-            .entry(found.address)
-            .or_insert_with(|| batch.add(RuntimeAddr(found.address), channel::HEAD_BYTES));
+        pieces.entry(found.address).or_insert_with(|| batch.add(RuntimeAddr(found.address), channel::HEAD_BYTES));
     }
     memory.read_batch(batch)?;
     for found in asked.iter_mut().flat_map(|one| &mut one.found) {

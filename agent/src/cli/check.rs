@@ -9,7 +9,7 @@ use crate::{
     host::{HostError, Proc},
     kernel::{Capability, Kernel, Method, Sizes},
     views::check::{KernelReport, ProbeReport, Report, TargetReport},
-    watch::{Binaries, Refusal, Target},
+    watch::{Binaries, Refusal, Target, runtimes},
 };
 
 #[derive(Clone, Debug, Args)]
@@ -92,6 +92,7 @@ fn target_report(
     let mut report = TargetReport {
         pid,
         exe: path.display().to_string(),
+        library: None,
         go_version: None,
         watchable: false,
         reason: None,
@@ -99,9 +100,10 @@ fn target_report(
         probes: Vec::new(),
         notes: Vec::new(),
     };
-    let file = proc.open_executable(pid)?;
-    match binaries.understand(file).map(|id| binaries.get(id)) {
-        Ok(Some(binary)) => {
+    let found = runtimes::find(proc, binaries, pid, path)?;
+    match found.map(|found| (binaries.get(found.file), found)) {
+        Ok((Some(binary), found)) => {
+            report.library = found.library_path().map(str::to_owned);
             report.watchable = true;
             report.go_version = Some(binary.binary.go_version().to_string());
             report.layout = Some(binary.layout.source.to_string());
@@ -120,7 +122,7 @@ fn target_report(
                 })
                 .collect();
         }
-        Ok(None) => {}
+        Ok((None, _)) => {}
         Err(Refusal::NotGo) if target.pids().is_empty() => return Ok(None),
         Err(why) => report.reason = Some(why.to_string()),
     }

@@ -136,17 +136,16 @@ fn subject(proc: &Proc, options: &Options) -> Result<Subject, CensusError> {
     let identity = proc.identity(pid)?;
     let exe = proc.executable_path(pid)?.display().to_string();
     let file = proc.open_executable(pid)?;
-    let (source, _) = FileSource::new(file).map_err(|error| HostError::Unreadable {
-        path: PathBuf::from(&exe),
-        why: error.to_string(),
-    })?;
+    let (source, _) = FileSource::new(file)
+        .map_err(|error| HostError::Unreadable { path: PathBuf::from(&exe), why: error.to_string() })?;
     let binary = Arc::new(Binary::parse(Arc::new(source))?);
     let layout = Layout::of(&binary)?;
     let wait_reasons = WaitReasons::of(&binary)?;
     let symbolizer = Symbolizer::new(Arc::clone(&binary), options.symbols.source())?;
-    let program_headers = binary.program_headers_address().ok_or(CensusError::Binary(
-        crate::binary::BinaryError::Unsupported { what: "program headers that are not loaded with the program" },
-    ))?;
+    let program_headers =
+        binary.program_headers_address().ok_or(CensusError::Binary(crate::binary::BinaryError::Unsupported {
+            what: "program headers that are not loaded with the program",
+        }))?;
     let bias = proc.bias(pid, program_headers)?;
     let build_id = binary.gnu_build_id().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
     let facts = ProcessFacts {
@@ -177,14 +176,19 @@ fn census(proc: &Proc, subject: &Subject, detail: Detail, timeout: Duration) -> 
     let (binary, layout) = (Arc::clone(&subject.binary), subject.layout.clone());
     // The function table is mapped as long as the program runs.
     let witness = bias.to_runtime(VirtAddr(binary.table().address));
-    std::thread::Builder::new().name("census".to_owned()).spawn(move || {
-        let census = ProcessMemory::open(&proc, identity, witness).map_err(CensusError::from).and_then(|memory| {
-            Runtime::find(&memory, binary, bias, layout)?.census(&memory, detail)
-        });
-        // Nobody listens any more after the time limit.
-        let _ = sender.send(census);
-    }).map_err(|error| HostError::Unreadable { path: PathBuf::from("census thread"), why: error.to_string() })?;
-    receiver.recv_timeout(timeout).unwrap_or(Err(CensusError::HeldBack { pid: identity.pid, seconds: timeout.as_secs() }))
+    std::thread::Builder::new()
+        .name("census".to_owned())
+        .spawn(move || {
+            let census = ProcessMemory::open(&proc, identity, witness)
+                .map_err(CensusError::from)
+                .and_then(|memory| Runtime::find(&memory, binary, bias, layout)?.census(&memory, detail));
+            // Nobody listens any more after the time limit.
+            let _ = sender.send(census);
+        })
+        .map_err(|error| HostError::Unreadable { path: PathBuf::from("census thread"), why: error.to_string() })?;
+    receiver
+        .recv_timeout(timeout)
+        .unwrap_or(Err(CensusError::HeldBack { pid: identity.pid, seconds: timeout.as_secs() }))
 }
 
 /// The goroutines the user asked for.
@@ -213,9 +217,9 @@ fn select(dump: &Dump<'_>, options: &Options) -> Vec<usize> {
 fn site_matches(dump: &Dump<'_>, origin: Origin, glob: &GlobMatcher) -> bool {
     let place = dump.names.creation(origin.gopc);
     let created_by = place.frames.last();
-    created_by.is_some_and(|frame| {
-        glob.is_match(&frame.function) || glob.is_match(format!("{}:{}", frame.file, frame.line))
-    }) || glob.is_match(dump.names.start(origin.startpc))
+    created_by
+        .is_some_and(|frame| glob.is_match(&frame.function) || glob.is_match(format!("{}:{}", frame.file, frame.line)))
+        || glob.is_match(dump.names.start(origin.startpc))
 }
 
 fn tell_what_is_missing(census: &Census) {

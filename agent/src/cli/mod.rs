@@ -6,6 +6,7 @@ mod check;
 mod dump;
 mod exit;
 mod logging;
+mod ps;
 mod target;
 mod top;
 
@@ -37,6 +38,8 @@ enum Command {
     Check(check::Options),
     /// Write every goroutine of a process: its state, creation site and stack. The process is not stopped.
     Dump(dump::Options),
+    /// List the Go processes of this host: what they are, what bites them, whether they can be watched.
+    Ps(ps::Options),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -53,6 +56,7 @@ pub fn run() -> Exit {
         Command::Top(options) => top::run(options),
         Command::Check(options) => check::run(&options),
         Command::Dump(options) => dump::run(&options),
+        Command::Ps(options) => ps::run(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "parkranger", &mut script);

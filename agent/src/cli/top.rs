@@ -69,7 +69,8 @@ async fn watch(options: Options) -> Result<(), Failure> {
     let config = Config {
         target: options.target.target(),
         symbols: options.target.symbols(),
-        sizes: Sizes::default(), audit_every: options.audit_every,
+        sizes: Sizes::default(),
+        audit_every: options.audit_every,
         attach: options.target.attach,
     };
     let mut watch = Watch::start(Proc::default(), config)?;

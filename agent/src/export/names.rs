@@ -93,7 +93,8 @@ impl<'a> Names<'a> {
 pub(super) fn is_shown(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bool {
     let name = frame.function.as_str();
     let physical_wrapper = wrapper && !frame.inlined;
-    let panicking = callee.is_some_and(|name| matches!(name, "runtime.gopanic" | "runtime.sigpanic" | "runtime.panicwrap"));
+    let panicking =
+        callee.is_some_and(|name| matches!(name, "runtime.gopanic" | "runtime.sigpanic" | "runtime.panicwrap"));
     if physical_wrapper && !panicking {
         return false;
     }
@@ -127,7 +128,9 @@ mod tests {
 
     #[test]
     fn the_runtime_keeps_its_insides_to_itself() {
-        for name in ["main.main", "sync.runtime_Semacquire", "runtime.Gosched", "runtime.(*Pinner).Pin", "runtime.gopanic"] {
+        for name in
+            ["main.main", "sync.runtime_Semacquire", "runtime.Gosched", "runtime.(*Pinner).Pin", "runtime.gopanic"]
+        {
             assert!(shown(name), "{name}");
         }
         for name in ["runtime.gopark", "runtime.chanrecv1", "runtime.(*timers).run", "runtime.(*Pinner).pin", "cgo"] {

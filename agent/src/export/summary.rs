@@ -51,7 +51,8 @@ pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
 /// `printStackRecord` (`runtime/pprof/pprof.go`): the runtime's functions at the beginning are left out, unless there is
 /// nothing else.
 fn records(dump: &Dump<'_>, calls: &[CallSite], out: &mut impl Write) -> io::Result<()> {
-    let hidden = |frame: &Frame| frame.function.starts_with("runtime.") || frame.function.starts_with("internal/runtime/");
+    let hidden =
+        |frame: &Frame| frame.function.starts_with("runtime.") || frame.function.starts_with("internal/runtime/");
     let places: Vec<_> = calls.iter().map(|call| (*call, dump.names.place(*call))).collect();
     let all = dump.runtime_frames || places.iter().flat_map(|(_, place)| &place.frames).all(hidden);
     let mut show = all;

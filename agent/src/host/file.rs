@@ -16,10 +16,17 @@ pub struct FileId {
     inode: u64,
 }
 
+/// What tells a file from an earlier one with the same inode, and from itself before it was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileVersion {
+    len: u64,
+    changed: (i64, i64),
+}
+
 /// An open file as a source of bytes.
 pub struct FileSource {
     file: Arc<File>,
-    len: u64,
+    version: FileVersion,
 }
 
 impl FileSource {
@@ -31,13 +38,20 @@ impl FileSource {
     pub fn new(file: Arc<File>) -> io::Result<(Self, FileId)> {
         let metadata = file.metadata()?;
         let id = FileId { device: metadata.dev(), inode: metadata.ino() };
-        Ok((Self { file, len: metadata.len() }, id))
+        let version = FileVersion { len: metadata.len(), changed: (metadata.ctime(), metadata.ctime_nsec()) };
+        Ok((Self { file, version }, id))
+    }
+
+    /// Which version of the file it was when it was opened.
+    #[must_use]
+    pub fn version(&self) -> FileVersion {
+        self.version
     }
 }
 
 impl Source for FileSource {
     fn len(&self) -> u64 {
-        self.len
+        self.version.len
     }
 
     fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {

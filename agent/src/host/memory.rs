@@ -243,11 +243,8 @@ impl ProcessMemory {
     pub fn open(proc: &Proc, identity: Identity, witness: RuntimeAddr) -> Result<Self, MemoryError> {
         let pid = identity.pid;
         let path = proc.root().join(pid.to_string()).join("mem");
-        let mem = File::options()
-            .read(true)
-            .custom_flags(libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|error| failure(pid, error))?;
+        let mem =
+            File::options().read(true).custom_flags(libc::O_CLOEXEC).open(path).map_err(|error| failure(pid, error))?;
         // Only now: whoever has the pid after this is the one whose memory was opened.
         match proc.identity(pid) {
             Ok(now) if now == identity => {}
@@ -367,11 +364,9 @@ impl Memory for ProcessMemory {
         match self.mem.read_at(&mut byte, self.witness.0) {
             Ok(0) => Err(MemoryError::Gone { pid: self.identity.pid }),
             Ok(_) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => Err(MemoryError::Unmapped {
-                pid: self.identity.pid,
-                address: self.witness,
-                bytes: 1,
-            }),
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                Err(MemoryError::Unmapped { pid: self.identity.pid, address: self.witness, bytes: 1 })
+            }
             Err(error) => Err(self.failure(error)),
         }
     }

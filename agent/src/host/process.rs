@@ -4,9 +4,10 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use crate::address::{Bias, RuntimeAddr, VirtAddr};
@@ -47,7 +48,8 @@ pub enum HostError {
 pub struct Identity {
     /// The pid (tgid).
     pub pid: u32,
-    /// When it was started: clock ticks since boot, field 22 of /proc/PID/stat.
+    /// When it was started: clock ticks since boot, field 22 of /proc/PID/stat. A tick is 10 ms on both architectures
+    /// (USER_HZ of the kernel's include/asm-generic/param.h).
     pub start_time: u64,
 }
 
@@ -157,6 +159,26 @@ impl Proc {
             }
         }
         Err(HostError::Unreadable { path, why: "it does not say where the program headers are (AT_PHDR)".to_owned() })
+    }
+
+    /// When the host was started, to the second; `None` where /proc/stat does not say.
+    #[must_use]
+    pub fn boot_time(&self) -> Option<SystemTime> {
+        const MAX_STAT_BYTES: u64 = 4 << 20;
+        let mut stat = String::new();
+        File::open(self.root.join("stat")).ok()?.take(MAX_STAT_BYTES).read_to_string(&mut stat).ok()?;
+        let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    }
+
+    /// The start of a file of /proc/PID, no more than `limit_bytes`: its length is up to the process.
+    pub(super) fn read_limited(&self, pid: u32, file: &str, limit_bytes: u64) -> Result<Vec<u8>, HostError> {
+        let path = self.path(pid, file);
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(limit_bytes).read_to_end(&mut bytes))
+            .map_err(|error| host_error(pid, &path, &error))?;
+        Ok(bytes)
     }
 
     fn threads(&self, pid: u32) -> usize {

@@ -162,12 +162,7 @@ impl Ledger {
 
     /// Takes what a window found of a process: the goroutines `alive` at its end and the `counters` as they were then.
     /// Tells the drift.
-    pub fn settle(
-        &mut self,
-        id: ProcessId,
-        alive: &BTreeMap<Site, u64>,
-        counters: &[(SiteKey, SiteCounts)],
-    ) -> u64 {
+    pub fn settle(&mut self, id: ProcessId, alive: &BTreeMap<Site, u64>, counters: &[(SiteKey, SiteCounts)]) -> u64 {
         let mut counted = ProcessLedger::default();
         counted.count(counters);
         counted.settle_unread_starts();
@@ -192,10 +187,7 @@ fn site(key: &SiteKey) -> Site {
 
 #[cfg(test)]
 mod tests {
-    use parkranger_common::{
-        counts::WaitKey,
-        loss::ProcessLoss,
-    };
+    use parkranger_common::{counts::WaitKey, loss::ProcessLoss};
 
     use super::*;
 

@@ -189,8 +189,16 @@ mod tests {
         // 1 old and quiet; 2 old, ended after it was seen; 3 old, ended before; 40 born and seen; 41 born and not seen;
         // 42 born, seen, ended; 43 born and ended unseen.
         let census = [(1, A), (2, A), (40, B), (42, B)];
-        let lives =
-            [birth(B, 40, 48), exit(A, 3), birth(B, 41, 48), birth(B, 42, 48), exit(B, 42), birth(B, 43, 48), exit(A, 2), exit(B, 43)];
+        let lives = [
+            birth(B, 40, 48),
+            exit(A, 3),
+            birth(B, 41, 48),
+            birth(B, 42, 48),
+            exit(B, 42),
+            birth(B, 43, 48),
+            exit(A, 2),
+            exit(B, 43),
+        ];
         assert_eq!(settle(&census, &lives).unwrap(), [(A, 1), (B, 2)]);
     }
 
@@ -210,7 +218,8 @@ mod tests {
         let lives = [birth(B, 48, 48)];
         assert_eq!(unnumbered(&lives), [RuntimeAddr(0x1000)]);
         assert_eq!(settle(&[], &lives), Err(Spoiled::Unnumbered));
-        let alive = |stock| alive_at_end([(65, B)].into_iter(), &lives, 1, &HashMap::from([(RuntimeAddr(0x1000), stock)]));
+        let alive =
+            |stock| alive_at_end([(65, B)].into_iter(), &lives, 1, &HashMap::from([(RuntimeAddr(0x1000), stock)]));
         assert_eq!(alive((66, 81)).unwrap(), BTreeMap::from([(B, 1)]));
         assert_eq!(alive((65, 81)), Err(Spoiled::Unnumbered), "its goroutine is not there yet");
     }

@@ -10,10 +10,12 @@ mod dwarf_layout;
 mod layout;
 mod layouts;
 pub(crate) mod scheduler;
+mod settings;
 mod system;
 mod wait_reasons;
 pub(crate) mod waiting;
 
 pub use layout::{Layout, LayoutError, LayoutSource};
+pub use settings::{Allowance, Settings};
 pub use system::is_system_goroutine;
 pub use wait_reasons::{WaitReasonError, WaitReasons};

@@ -43,6 +43,9 @@ pub struct TargetReport {
     pub pid: u32,
     /// Its executable.
     pub exe: String,
+    /// The shared object with the Go runtime, where that is not the executable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
     /// Its Go version; `None` where it could not be told.
     pub go_version: Option<String>,
     /// Whether it can be watched.
@@ -114,6 +117,9 @@ impl Report {
         for target in &self.targets {
             let version = target.go_version.as_deref().unwrap_or("Go version unknown");
             let _ = writeln!(text, "\nprocess {}  {}  {version}", target.pid, target.exe);
+            if let Some(library) = &target.library {
+                let _ = writeln!(text, "  its Go runtime is in {library}");
+            }
             if let Some(reason) = &target.reason {
                 let _ = writeln!(text, "  cannot be watched: {reason}");
             }

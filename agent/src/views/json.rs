@@ -27,6 +27,8 @@ struct Process<'a> {
     pid: u32,
     start_time: u64,
     exe: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    library: Option<&'a str>,
     go_version: &'a str,
     fidelity: &'static str,
     baseline: bool,
@@ -107,6 +109,7 @@ fn process(process: &ProcessSnapshot) -> Process<'_> {
         pid: process.pid,
         start_time: process.start_time,
         exe: &process.exe,
+        library: process.library.as_deref(),
         go_version: &process.go_version,
         fidelity: "full",
         baseline: process.baseline,

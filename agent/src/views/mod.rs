@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod json;
+pub mod ps;
 pub mod table;
 
 pub use table::{Sort, TableOptions};

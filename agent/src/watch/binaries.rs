@@ -10,8 +10,8 @@ use parkranger_common::probe::{GOffsets, MAX_BINARIES, ProbeWord};
 
 use crate::{
     address::VirtAddr,
-    binary::{Architecture, Binary, BinaryError},
-    host::{FileId, FileSource},
+    binary::{Architecture, Binary, BinaryError, may_hold_go},
+    host::{FileId, FileSource, FileVersion, HostError, MappedFile, Mapping},
     kernel::attach::Probe,
     plan::{GoroutineSource, Plan},
     runtime::{Layout, WaitReasons},
@@ -39,6 +39,14 @@ pub enum Refusal {
     /// Another architecture than the agent's, under emulation.
     #[error("it is built for another processor architecture than parkranger")]
     Architecture,
+    /// The runtime is in a shared object that cannot be watched.
+    #[error("the Go runtime in {path}: {why}")]
+    Library {
+        /// The shared object, as the process sees it.
+        path: String,
+        /// Why not.
+        why: Box<Refusal>,
+    },
 }
 
 /// A binary that can be watched.
@@ -98,15 +106,26 @@ impl Watchable {
 /// All binaries looked at so far, watchable or not.
 pub struct Binaries {
     symbols: SymbolSource,
-    known: HashMap<FileId, Result<Arc<Watchable>, Refusal>>,
+    known: HashMap<FileId, Known>,
+    /// Shared objects by what /proc/PID/maps says of them, so that libc is opened once.
+    libraries: HashMap<(MappedFile, String), Result<FileId, Refusal>>,
     next: u32,
 }
+
+/// What was found, and the version of the file it was found in: an inode is used again for another file.
+struct Known {
+    version: FileVersion,
+    outcome: Result<Arc<Watchable>, Refusal>,
+}
+
+/// Paths of shared objects are up to the processes; beyond this many all are looked at anew.
+const MAX_LIBRARIES: usize = 1 << 16;
 
 impl Binaries {
     /// None yet.
     #[must_use]
     pub fn new(symbols: SymbolSource) -> Self {
-        Self { symbols, known: HashMap::new(), next: 1 }
+        Self { symbols, known: HashMap::new(), libraries: HashMap::new(), next: 1 }
     }
 
     /// Works out everything about a binary, or remembers it.
@@ -117,24 +136,52 @@ impl Binaries {
     pub fn understand(&mut self, file: Arc<File>) -> Result<FileId, Refusal> {
         let (source, id) =
             FileSource::new(Arc::clone(&file)).map_err(|error| Refusal::Binary(format!("cannot read it: {error}")))?;
-        let number = self.next;
-        let known = self.known.entry(id).or_insert_with(|| {
-            let watchable = understand(file, source, number, self.symbols);
-            if watchable.is_ok() {
-                self.next = (self.next + 1) % MAX_BINARIES;
-            }
-            watchable.map(Arc::new)
-        });
-        match known {
-            Ok(_) => Ok(id),
-            Err(why) => Err(why.clone()),
+        let version = source.version();
+        // A watchable binary is held open, so its inode is not used again; it may be written to or have its mode
+        // changed, and stays what the kernel's probes are in.
+        if let Some(known) = self.known.get(&id).filter(|known| known.outcome.is_ok() || known.version == version) {
+            return known.outcome.as_ref().map(|_| id).map_err(Refusal::clone);
         }
+        let outcome = understand(file, source, self.next, self.symbols).map(Arc::new);
+        if outcome.is_ok() {
+            self.next = (self.next + 1) % MAX_BINARIES;
+        }
+        let answer = outcome.as_ref().map(|_| id).map_err(Refusal::clone);
+        self.known.insert(id, Known { version, outcome });
+        answer
+    }
+
+    /// The same for a shared object that some process has mapped; `open` is called for one not seen before.
+    ///
+    /// # Errors
+    ///
+    /// The [`Refusal`]; [`Refusal::NotGo`] also where it cannot be opened, which the next look may change.
+    pub fn library(
+        &mut self,
+        mapping: &Mapping,
+        open: impl FnOnce() -> Result<Arc<File>, HostError>,
+    ) -> Result<FileId, Refusal> {
+        let key = (mapping.file.clone(), mapping.path.clone());
+        if let Some(known) = self.libraries.get(&key) {
+            return known.clone();
+        }
+        let file = open().map_err(|error| {
+            tracing::debug!("{} passed over: {error}", mapping.path);
+            Refusal::NotGo
+        })?;
+        let may_be_go = FileSource::new(Arc::clone(&file)).is_ok_and(|(source, _)| may_hold_go(Arc::new(source)));
+        let outcome = if may_be_go { self.understand(file) } else { Err(Refusal::NotGo) };
+        if self.libraries.len() >= MAX_LIBRARIES {
+            self.libraries.clear();
+        }
+        self.libraries.insert(key, outcome.clone());
+        outcome
     }
 
     /// A watchable binary.
     #[must_use]
     pub fn get(&self, id: FileId) -> Option<Arc<Watchable>> {
-        self.known.get(&id)?.as_ref().ok().cloned()
+        self.known.get(&id)?.outcome.as_ref().ok().cloned()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The watch: keeps the processes of the host, the kernel's probes and the ledger in step, and takes snapshots.
 //!
 //! - [`target`]: which processes are meant,
+//! - [`runtimes`]: which file of a process holds its Go runtime,
 //! - [`binaries`]: what is known of each binary, once, for all its processes,
 //! - `window`, `worker`: the baseline of each process, and its audits,
 //! - [`snapshot`]: the ledger with names instead of addresses, for views and exports.
@@ -9,6 +10,7 @@
 //! itself and tells. A binary nobody has seen yet is found by the next scan.
 
 pub mod binaries;
+pub mod runtimes;
 pub mod snapshot;
 pub mod target;
 mod window;
@@ -29,6 +31,7 @@ use parkranger_common::{
 use tracing::{debug, info};
 
 pub use binaries::{Binaries, Refusal, Watchable};
+pub use runtimes::Found;
 pub use snapshot::Snapshot;
 pub use target::Target;
 
@@ -87,12 +90,21 @@ pub struct Config {
 pub(crate) struct Watched {
     pub(crate) identity: Identity,
     pub(crate) exe: PathBuf,
+    /// The shared object with the runtime, if that is not the executable.
+    pub(crate) library: Option<String>,
     pub(crate) file: FileId,
     pub(crate) bias: Bias,
     /// It has ended, or become another program; its counts are final.
     pub(crate) ended: bool,
     /// Its memory cannot be read as it should: no baseline, no audits.
     pub(crate) no_census: bool,
+}
+
+impl Watched {
+    fn new(identity: Identity, found: &Found, bias: Bias) -> Self {
+        let library = found.library_path().map(str::to_owned);
+        Self { identity, exe: found.exe.clone(), library, file: found.file, bias, ended: false, no_census: false }
+    }
 }
 
 /// The running watch.
@@ -120,7 +132,21 @@ pub struct Refused {
     pub exe: PathBuf,
     /// Why.
     pub why: Refusal,
+    /// A program may load a Go runtime later: scans to let pass before the next look, and how many were let pass.
+    wait: (u32, u32),
 }
+
+impl Refused {
+    /// Whether to look again. Only what has no Go at all can come to have it.
+    fn is_due(&mut self) -> bool {
+        let (passed, wait) = &mut self.wait;
+        *passed += 1;
+        matches!(self.why, Refusal::NotGo) && *passed > *wait
+    }
+}
+
+/// Scans between two looks at a process without Go, at most: a library loaded late is found within two minutes.
+const LONGEST_WAIT: u32 = 64;
 
 /// The inode number of the initial pid namespace: PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h.
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -210,14 +236,14 @@ impl Watch {
             Target::Pids(pids) => pids.clone(),
             _ => self.proc.pids()?,
         };
-        let known: BTreeSet<Identity> = self
-            .processes
-            .values()
-            .filter(|process| !process.ended)
-            .map(|process| process.identity)
-            .chain(self.refused.keys().copied())
-            .collect();
-        let mut fresh: BTreeMap<FileId, Vec<(Identity, PathBuf)>> = BTreeMap::new();
+        let mut known: BTreeSet<Identity> =
+            self.processes.values().filter(|process| !process.ended).map(|process| process.identity).collect();
+        for (identity, refused) in &mut self.refused {
+            if !refused.is_due() {
+                known.insert(*identity);
+            }
+        }
+        let mut fresh: BTreeMap<FileId, Vec<(Identity, Found)>> = BTreeMap::new();
         let mut present = BTreeSet::new();
         for pid in pids {
             let Ok(identity) = self.proc.identity(pid) else { continue };
@@ -226,7 +252,7 @@ impl Watch {
                 continue;
             }
             match self.look_at(identity) {
-                Ok(Some((file, exe))) => fresh.entry(file).or_default().push((identity, exe)),
+                Ok(Some(found)) => fresh.entry(found.file).or_default().push((identity, found)),
                 Ok(None) => {}
                 Err(error) => debug!("process {pid} passed over: {error}"),
             }
@@ -238,20 +264,24 @@ impl Watch {
         Ok(())
     }
 
-    /// Opens and understands a process's binary. `None` where it is not of the target or cannot be watched.
-    fn look_at(&mut self, identity: Identity) -> Result<Option<(FileId, PathBuf)>, HostError> {
+    /// Finds and understands a process's Go runtime. `None` where it is not of the target or cannot be watched.
+    fn look_at(&mut self, identity: Identity) -> Result<Option<Found>, HostError> {
         let exe = self.proc.executable_path(identity.pid)?;
         if !self.config.target.wants(identity.pid, &exe) {
             return Ok(None);
         }
-        let file = self.proc.open_executable(identity.pid)?;
-        match self.binaries.understand(file) {
-            Ok(id) => Ok(Some((id, exe))),
+        match runtimes::find(&self.proc, &mut self.binaries, identity.pid, exe.clone())? {
+            Ok(found) => {
+                self.refused.remove(&identity);
+                Ok(Some(found))
+            }
             Err(why) => {
                 if !matches!(why, Refusal::NotGo) {
                     info!("process {} ({}) cannot be watched: {why}", identity.pid, exe.display());
                 }
-                self.refused.insert(identity, Refused { exe, why });
+                let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
+                let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
+                self.refused.insert(identity, Refused { exe, why, wait });
                 Ok(None)
             }
         }
@@ -259,21 +289,19 @@ impl Watch {
 
     /// Lists processes of one binary and then, for the first of them, attaches its probes: in this order nothing of a
     /// listed process is missed, and the kernel adopts whoever comes later.
-    fn begin(&mut self, file: FileId, processes: &[(Identity, PathBuf)]) -> Result<(), WatchError> {
+    fn begin(&mut self, file: FileId, processes: &[(Identity, Found)]) -> Result<(), WatchError> {
         let Some(binary) = self.binaries.get(file) else { return Ok(()) };
-        for (identity, exe) in processes {
-            let bias = match self.proc.bias(identity.pid, binary.program_headers) {
+        for (identity, found) in processes {
+            let bias = match found.bias(&self.proc, identity.pid, &binary) {
                 Ok(bias) => bias,
                 Err(error) => {
                     debug!("process {} passed over: {error}", identity.pid);
                     continue;
                 }
             };
-            let id = self.kernel.list(Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 })?;
-            self.processes.insert(
-                id,
-                Watched { identity: *identity, exe: exe.clone(), file, bias, ended: false, no_census: false },
-            );
+            let id =
+                self.kernel.list(Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 })?;
+            self.processes.insert(id, Watched::new(*identity, found, bias));
         }
         if self.attached.contains_key(&file) {
             return Ok(());
@@ -281,7 +309,10 @@ impl Watch {
         let adopt = !matches!(self.config.target, Target::Pids(_));
         let probes: Vec<Probe> =
             binary.probes.iter().map(|probe| Probe { word: probe.word.adopt(adopt), ..*probe }).collect();
-        let name = processes.first().map_or_else(String::new, |(_, exe)| exe.display().to_string());
+        let name = processes.first().map_or_else(String::new, |(_, found)| match found.library_path() {
+            Some(library) => library.to_owned(),
+            None => found.exe.display().to_string(),
+        });
         match self.kernel.attach(&binary.file, &name, &probes) {
             Ok(attachment) => {
                 info!("{} probes attached to {name}", probes.len());
@@ -295,7 +326,7 @@ impl Watch {
                     self.kernel.unwatch(id)?;
                     if let Some(process) = self.processes.remove(&id) {
                         let why = Refusal::Attach(error.to_string());
-                        self.refused.insert(process.identity, Refused { exe: process.exe, why });
+                        self.refused.insert(process.identity, Refused { exe: process.exe, why, wait: (0, 1) });
                     }
                 }
                 Ok(())
@@ -343,10 +374,10 @@ impl Watch {
         }
         let looked = self.proc.identity(id.tgid()).and_then(|identity| Ok((identity, self.look_at(identity)?)));
         match looked {
-            Ok((identity, Some((file, exe)))) => {
-                let Some(binary) = self.binaries.get(file) else { return Ok(()) };
-                if let Ok(bias) = self.proc.bias(id.tgid(), binary.program_headers) {
-                    self.processes.insert(id, Watched { identity, exe, file, bias, ended: false, no_census: false });
+            Ok((identity, Some(found))) => {
+                let Some(binary) = self.binaries.get(found.file) else { return Ok(()) };
+                if let Ok(bias) = found.bias(&self.proc, id.tgid(), &binary) {
+                    self.processes.insert(id, Watched::new(identity, &found, bias));
                 }
             }
             Ok((_, None)) => self.kernel.unwatch(id)?,

@@ -38,6 +38,8 @@ pub struct ProcessSnapshot {
     pub start_time: u64,
     /// The executable's path as the process sees it.
     pub exe: String,
+    /// The shared object with the Go runtime, where that is not the executable.
+    pub library: Option<String>,
     /// "go1.27.3".
     pub go_version: String,
     /// Whether `live` has every goroutine, also those older than the attach.
@@ -151,6 +153,7 @@ impl Watch {
             pid: process.identity.pid,
             start_time: process.identity.start_time,
             exe: process.exe.display().to_string(),
+            library: process.library.clone(),
             go_version: binary.binary.go_version().to_string(),
             baseline,
             audits: ledger.audits,

@@ -81,10 +81,20 @@ struct OpenWindow {
 enum Phase {
     Settling,
     Census,
-    Tail { found: Vec<(u64, Site)>, at_end: Vec<(SiteKey, SiteCounts)> },
-    Stocks { found: Vec<(u64, Site)>, at_end: Vec<(SiteKey, SiteCounts)> },
+    Tail {
+        found: Vec<(u64, Site)>,
+        at_end: Vec<(SiteKey, SiteCounts)>,
+    },
+    Stocks {
+        found: Vec<(u64, Site)>,
+        at_end: Vec<(SiteKey, SiteCounts)>,
+    },
     /// The stocks are here; a birth that was told while they were read comes first.
-    Last { found: Vec<(u64, Site)>, at_end: Vec<(SiteKey, SiteCounts)>, stocks: Stocks },
+    Last {
+        found: Vec<(u64, Site)>,
+        at_end: Vec<(SiteKey, SiteCounts)>,
+        stocks: Stocks,
+    },
 }
 
 enum Step {
@@ -113,9 +123,9 @@ impl Watch {
 
     /// Whether every process that can have a baseline has one.
     fn all_have_baselines(&self) -> bool {
-        self.processes.iter().all(|(id, process)| {
-            process.ended || process.no_census || self.ledger.process(*id).baseline
-        })
+        self.processes
+            .iter()
+            .all(|(id, process)| process.ended || process.no_census || self.ledger.process(*id).baseline)
     }
 
     /// Takes in births and exits of the open window.
@@ -250,7 +260,10 @@ impl Watch {
                 if drift > 0 {
                     warn!("process {pid}: {drift} of {goroutines} goroutines were not where the ledger had them");
                 }
-                info!("process {pid}: {goroutines} goroutines, {} births and exits during the census", open.lives.len());
+                info!(
+                    "process {pid}: {goroutines} goroutines, {} births and exits during the census",
+                    open.lives.len()
+                );
                 Ok(Step::Done)
             }
         }
