@@ -8,10 +8,10 @@ use crate::{kernel::Method, symbols::SymbolSource, watch::Target};
 /// Which processes; every Go process of the host where nothing is given.
 #[derive(Clone, Debug, Args)]
 pub(super) struct TargetOptions {
-    /// Watch this process; may be given more than once.
+    /// This process; may be given more than once.
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
-    /// Watch processes whose executable matches: a path pattern, or a file name pattern if it has no slash.
+    /// Processes whose executable matches: a path pattern, or a file name pattern if it has no slash.
     #[arg(short, long, value_name = "GLOB", conflicts_with = "pid", value_parser = glob)]
     exe: Option<GlobMatcher>,
     /// Where names of functions and lines come from.
