@@ -25,6 +25,9 @@ pub struct Report {
     pub time: String,
     /// The watched processes.
     pub processes: Vec<Process>,
+    /// What is known to be missing and belongs to no process, by name.
+    #[serde(default)]
+    pub losses: BTreeMap<String, u64>,
 }
 
 /// A watched process.

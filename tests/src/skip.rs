@@ -63,7 +63,7 @@ pub fn run(test: &str, needs: Result<(), Missing>, body: impl FnOnce() -> anyhow
         Err(missing) => skip(test, &missing),
         Ok(()) => {
             if let Err(error) = body() {
-                panic!("{test}: {error:?}");
+                panic!("{test}: {error:#}");
             }
         }
     }

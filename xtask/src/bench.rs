@@ -23,10 +23,10 @@ pub(crate) fn run(paths: &Paths, args: &[String]) -> Result<ExitCode> {
     let binary = agent::build(paths, &object, Profile::Release)?;
     let mut command = Workspace::new(paths, &object)?.compiling("bench");
     command
-        .args(["--package", "parkranger-tests"])
+        .args(["--package", "parkranger-tests", "--benches"])
         .env("PARKRANGER_BIN", &binary)
         .env("PARKRANGER_FIXTURES", paths.fixtures())
         .envs(go.iter().map(|(name, path)| (name, path)));
-    openly(hush(&mut command).args(args), "the benchmarks failed")?;
+    openly(hush(&mut command).arg("--").args(args), "the benchmarks failed")?;
     Ok(ExitCode::SUCCESS)
 }

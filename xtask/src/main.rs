@@ -61,7 +61,7 @@ enum Command {
     Demo,
     /// Build, then run the benchmarks
     Bench {
-        /// Handed to `cargo bench -p parkranger-tests`
+        /// Handed to every benchmark: --quick, --rounds N, --json FILE, --go MINOR
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

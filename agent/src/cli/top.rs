@@ -46,6 +46,9 @@ pub(super) struct Options {
     /// Show at most this many sites of a process.
     #[arg(short, long, default_value_t = 20, value_name = "N")]
     limit: usize,
+    /// Show the whole creation stack of the first N sites below each table.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = "3")]
+    stacks: usize,
     /// Print one line of JSON per interval instead of a table, with every site (see docs/json.md).
     #[arg(long)]
     json: bool,
@@ -72,9 +75,12 @@ async fn watch(options: Options) -> Result<(), Failure> {
     let mut watch = Watch::start(Proc::default(), config)?;
     let start = Instant::now();
     let mut screen = Screen::new(&options);
-    // The first line says that everything is attached; counts begin here.
+    // Counts begin here: a first line of JSON says that everything is attached, a first table has rates.
+    let attached = watch.snapshot()?;
     if options.json && !options.once {
-        screen.show(watch.snapshot()?)?;
+        screen.show(attached)?;
+    } else {
+        screen.before = Some(attached);
     }
     let end = if options.once { Some(start + options.interval) } else { options.run_for.map(|time| start + time) };
     let mut scan = interval_at(start + SCAN_EVERY, SCAN_EVERY);
@@ -101,7 +107,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
             }
         }
     }
-    screen.finish(watch.snapshot()?)
+    screen.finish(&watch.snapshot()?)
 }
 
 /// SIGINT and SIGTERM.
@@ -127,6 +133,7 @@ impl Stop {
 struct Screen {
     json: bool,
     redraw: bool,
+    title: String,
     options: TableOptions,
     before: Option<Snapshot>,
 }
@@ -144,7 +151,15 @@ impl Screen {
         Self {
             json: options.json,
             redraw,
-            options: TableOptions { sort: options.sort, limit: options.limit, width: None, height: None },
+            title: format!("every {}, by {:?}", humantime::format_duration(options.interval), options.sort)
+                .to_lowercase(),
+            options: TableOptions {
+                sort: options.sort,
+                limit: options.limit,
+                stacks: options.stacks,
+                width: None,
+                height: None,
+            },
             before: None,
         }
     }
@@ -156,14 +171,16 @@ impl Screen {
             return Ok(());
         }
         let mut options = self.options;
+        let time = json::rfc3339(snapshot.time);
         if self.redraw {
             if let Ok(size) = rustix::termios::tcgetwinsize(&out) {
                 options.width = Some(size.ws_col);
-                options.height = Some(size.ws_row);
+                // One line is the title's.
+                options.height = Some(size.ws_row.saturating_sub(1));
             }
-            out.write_all(HOME_AND_CLEAR.as_bytes())?;
+            writeln!(out, "{HOME_AND_CLEAR}parkranger  {time}  {}  Ctrl-C ends", self.title)?;
         } else {
-            writeln!(out, "── {}", json::rfc3339(snapshot.time))?;
+            writeln!(out, "── {time}")?;
         }
         out.write_all(table::render(&snapshot, self.before.as_ref(), options).as_bytes())?;
         out.flush()?;
@@ -172,13 +189,17 @@ impl Screen {
     }
 
     /// Shows the final state where it stays.
-    fn finish(mut self, snapshot: Snapshot) -> Result<(), Failure> {
+    fn finish(mut self, snapshot: &Snapshot) -> Result<(), Failure> {
         self.leave();
         if self.json {
-            json::write(io::stdout().lock(), &snapshot)?;
+            json::write(io::stdout().lock(), snapshot)?;
         } else {
-            let text = table::render(&snapshot, self.before.as_ref(), self.options);
-            io::stdout().lock().write_all(text.as_bytes())?;
+            let mut out = io::stdout().lock();
+            if let Ok(size) = rustix::termios::tcgetwinsize(&out) {
+                self.options.width = Some(size.ws_col);
+            }
+            let text = table::render(snapshot, self.before.as_ref(), self.options);
+            out.write_all(text.as_bytes())?;
         }
         Ok(())
     }

@@ -48,14 +48,12 @@ impl Kernel {
         let groups: Vec<(&'static str, Vec<&Probe>)> = match self.method {
             Method::UprobeMulti => vec![(names::SCHEDULER_MULTI, probes.iter().collect())],
             Method::PerfCookie => vec![(names::SCHEDULER_SINGLE, probes.iter().collect())],
-            Method::PerfPlain => [
-                (names::BIRTH_PLAIN, Event::Birth),
-                (names::PARK_PLAIN, Event::Park),
-                (names::EXIT_PLAIN, Event::Exit),
-            ]
-            .into_iter()
-            .map(|(program, event)| (program, probes.iter().filter(|probe| probe.event == event).collect()))
-            .collect(),
+            Method::PerfPlain => {
+                [(names::BIRTH_PLAIN, Event::Birth), (names::PARK_PLAIN, Event::Park), (names::EXIT_PLAIN, Event::Exit)]
+                    .into_iter()
+                    .map(|(program, event)| (program, probes.iter().filter(|probe| probe.event == event).collect()))
+                    .collect()
+            }
         };
         // Programs without a cookie take this flag from the process's word, so all probes of a binary must share it.
         let differ = probes.windows(2).any(|two| two[0].word.skips_taken() != two[1].word.skips_taken());

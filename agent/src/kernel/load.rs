@@ -59,9 +59,8 @@ impl Kernel {
             .map_max_entries(names::EVENTS, sizes.ring_bytes)
             .load(OBJECT)
             .map_err(|error| load_error(&error))?;
-        let logger = aya_log::EbpfLogger::init(&mut ebpf)
-            .map_err(|error| debug!("no log from the eBPF programs: {error}"))
-            .ok();
+        let logger =
+            aya_log::EbpfLogger::init(&mut ebpf).map_err(|error| debug!("no log from the eBPF programs: {error}")).ok();
         let method = choose(&mut ebpf, capability, only)?;
         info!("probes attach through {}", method.name());
         for (name, tracepoint) in
@@ -98,9 +97,7 @@ impl Kernel {
         let Err(error) = self.processes()?.insert(&tgid, &process, BPF_NOEXIST) else { return Ok(process.id) };
         match self.watched(tgid)? {
             Some(adopted) => Ok(adopted.id),
-            None => {
-                Err(KernelError::Map { action: "write", map: names::PROCESSES, why: with_sources(&error) })
-            }
+            None => Err(KernelError::Map { action: "write", map: names::PROCESSES, why: with_sources(&error) }),
         }
     }
 

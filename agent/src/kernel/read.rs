@@ -33,18 +33,18 @@ impl Kernel {
     pub fn counters(&self) -> Result<Counters, KernelError> {
         let mut counters = Counters::default();
         let sites: PerCpuHashMap<_, SiteKey, SiteCounts> = self.map(names::SITES)?;
-        for entry in sites.iter() {
+        for entry in &sites {
             let (key, values) = entry.map_err(|error| read_error(names::SITES, &error))?;
             let sum = values.iter().fold(SiteCounts::default(), |sum, value| sum.plus(*value));
             counters.sites.push((key, sum));
         }
         let waits: PerCpuHashMap<_, WaitKey, u64> = self.map(names::WAITS)?;
-        for entry in waits.iter() {
+        for entry in &waits {
             let (key, values) = entry.map_err(|error| read_error(names::WAITS, &error))?;
             counters.waits.push((key, values.iter().sum()));
         }
         let unattributed: HashMap<_, ProcessId, Unattributed> = self.map(names::UNATTRIBUTED)?;
-        for entry in unattributed.iter() {
+        for entry in &unattributed {
             counters.unattributed.push(entry.map_err(|error| read_error(names::UNATTRIBUTED, &error))?);
         }
         let losses: PerCpuArray<_, u64> = self.map(names::HOST_LOSSES)?;

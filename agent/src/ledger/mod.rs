@@ -108,8 +108,7 @@ impl ProcessLedger {
     fn settle_unread_starts(&mut self) {
         let unread: Vec<Site> = self.sites.keys().filter(|site| site.startpc.0 == 0).copied().collect();
         for site in unread {
-            let mut others =
-                self.sites.keys().filter(|other| other.gopc == site.gopc && other.startpc.0 != 0).copied();
+            let mut others = self.sites.keys().filter(|other| other.gopc == site.gopc && other.startpc.0 != 0).copied();
             if let (Some(only), None) = (others.next(), others.next())
                 && let Some(tally) = self.sites.remove(&site)
             {

@@ -104,8 +104,7 @@ impl Report {
         };
         let _ = writeln!(text, "  uprobe_multi links   {}", answer(kernel.uprobe_multi));
         let _ = writeln!(text, "  perf-event uprobes   {}", answer(Some(kernel.perf_uprobes)));
-        let missing: Vec<&str> =
-            kernel.capabilities.iter().filter(|(_, has)| !**has).map(|(name, _)| *name).collect();
+        let missing: Vec<&str> = kernel.capabilities.iter().filter(|(_, has)| !**has).map(|(name, _)| *name).collect();
         let held = if missing.is_empty() { "all".to_owned() } else { format!("without {}", missing.join(", ")) };
         let _ = writeln!(text, "  capabilities         {held}");
         let _ = match (&kernel.reason, kernel.method) {

@@ -410,16 +410,13 @@ impl Watch {
             self.ledger.forget(*id);
         }
         self.creation_stacks.retain(|(id, _), _| !gone.contains(id));
-        self.shown_ended =
-            self.processes.iter().filter(|(_, process)| process.ended).map(|(id, _)| *id).collect();
+        self.shown_ended = self.processes.iter().filter(|(_, process)| process.ended).map(|(id, _)| *id).collect();
         Ok(())
     }
 
     /// The processes under watch.
     pub(crate) fn processes(&self) -> impl Iterator<Item = (ProcessId, &Watched, Arc<Watchable>)> {
-        self.processes
-            .iter()
-            .filter_map(|(id, process)| Some((*id, process, self.binaries.get(process.file)?)))
+        self.processes.iter().filter_map(|(id, process)| Some((*id, process, self.binaries.get(process.file)?)))
     }
 
     pub(crate) fn ledger_of(&self, id: ProcessId) -> ProcessLedger {

@@ -108,10 +108,8 @@ const FIRST_GOROUTINE: &str = "runtime.main";
 
 impl Watch {
     pub(super) fn take_snapshot(&self, host_losses: &[u64; HostLoss::COUNT]) -> Snapshot {
-        let mut processes: Vec<ProcessSnapshot> = self
-            .processes()
-            .map(|(id, process, binary)| self.snapshot_process(id, process, &binary))
-            .collect();
+        let mut processes: Vec<ProcessSnapshot> =
+            self.processes().map(|(id, process, binary)| self.snapshot_process(id, process, &binary)).collect();
         processes.sort_by_key(|process| (process.pid, process.start_time, process.id));
         let losses = HostLoss::ALL
             .iter()
@@ -128,13 +126,18 @@ impl Watch {
             .sites
             .iter()
             .map(|(site, tally)| {
-                let names = binary.site_names(process.bias.to_virt(site.gopc), process.bias.to_virt_or_zero(site.startpc));
+                let names =
+                    binary.site_names(process.bias.to_virt(site.gopc), process.bias.to_virt_or_zero(site.startpc));
                 let stack = self
                     .creation_stack(id, site.gopc)
                     .iter()
                     .flat_map(|address| binary.frames(process.bias.to_virt(*address)))
-                    // The stack begins inside the runtime's own part of the `go` statement.
-                    .skip_while(|frame| matches!(frame.function.as_str(), "runtime.newproc" | "runtime.systemstack_switch"))
+                    // The stack begins inside the runtime's own part of the `go` statement and ends in every
+                    // goroutine's root.
+                    .skip_while(|frame| {
+                        matches!(frame.function.as_str(), "runtime.newproc" | "runtime.systemstack_switch")
+                    })
+                    .filter(|frame| frame.function != "runtime.goexit")
                     .collect();
                 site_snapshot(*site, tally, names, stack, binary)
             })

@@ -106,12 +106,15 @@ func blockedFor(t *tally, n int) (string, error) {
 	return "", fmt.Errorf("%d goroutines of %s should be blocked, the runtime says %v", n, t.start, seen)
 }
 
+// dumpBuffer is kept: garbage made here would have goroutines that should only block wait for the collector too.
+var dumpBuffer = make([]byte, 1<<18)
+
 func dump() string {
-	for size := 1 << 20; ; size *= 2 {
-		buffer := make([]byte, size)
-		if n := runtime.Stack(buffer, true); n < size {
-			return string(buffer[:n])
+	for {
+		if n := runtime.Stack(dumpBuffer, true); n < len(dumpBuffer) {
+			return string(dumpBuffer[:n])
 		}
+		dumpBuffer = make([]byte, 2*len(dumpBuffer))
 	}
 }
 

@@ -134,7 +134,12 @@ impl Comparison {
                 ratios: base_medians.iter().map(|base| base.map(|base| median / base)).collect(),
             }
         });
-        Comparison { name: name.into(), unit: unit.into(), bases: bases.iter().map(ToString::to_string).collect(), rows: rows.collect() }
+        Comparison {
+            name: name.into(),
+            unit: unit.into(),
+            bases: bases.iter().map(ToString::to_string).collect(),
+            rows: rows.collect(),
+        }
     }
 }
 
