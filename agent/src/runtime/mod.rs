@@ -10,6 +10,9 @@ mod dwarf_layout;
 mod layout;
 mod layouts;
 mod system;
+#[cfg(test)]
+#[expect(clippy::indexing_slicing)]
+mod tests;
 mod wait_reasons;
 
 pub use layout::{Layout, LayoutError, LayoutSource};
