@@ -16,7 +16,9 @@ fn main() {
     );
     println!("cargo::rerun-if-changed={}", object.display());
     if env::var_os("CARGO_FEATURE_KERNEL").is_none() || !object.is_file() {
-        println!("cargo::error=parkranger's eBPF half is built separately: run `cargo xtask build`, which builds both.");
+        println!(
+            "cargo::error=parkranger's eBPF half is built separately: run `cargo xtask build`, which builds both."
+        );
         process::exit(1);
     }
     println!("cargo::rustc-env=PARKRANGER_EBPF_OBJECT={}", object.display());

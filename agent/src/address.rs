@@ -62,4 +62,10 @@ impl Bias {
     pub fn to_virt(self, address: RuntimeAddr) -> VirtAddr {
         VirtAddr(address.0.wrapping_sub(self.0))
     }
+
+    /// The same for an address that may be unknown: 0 stays 0.
+    #[must_use]
+    pub fn to_virt_or_zero(self, address: RuntimeAddr) -> VirtAddr {
+        if address.0 == 0 { VirtAddr(0) } else { self.to_virt(address) }
+    }
 }

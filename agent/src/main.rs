@@ -1,2 +1,5 @@
-//! The parkranger command.
-fn main() {}
+//! The `parkranger` command. Everything is in the library; this only wires.
+
+fn main() -> parkranger::cli::Exit {
+    parkranger::cli::run()
+}

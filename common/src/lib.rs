@@ -1,2 +1,51 @@
-//! Plain data shared by the eBPF programs and the agent.
+//! Plain data shared by parkranger's eBPF programs and its agent.
+//!
+//! Everything here crosses the kernel boundary byte for byte: `#[repr(C)]`, no padding, no pointers.
+//!
+//! - [`probe`]: the 64-bit word that a probe carries (its attach cookie),
+//! - [`counts`]: keys and values of the counter maps,
+//! - [`event`]: records of the ring buffer,
+//! - [`loss`]: everything that can go missing, by name,
+//! - [`window`]: births and exits told one by one, for a short time.
 #![no_std]
+
+pub mod counts;
+pub mod event;
+pub mod loss;
+pub mod probe;
+pub mod window;
+
+/// Names of the eBPF programs and maps, as both sides spell them.
+pub mod names {
+    /// All three scheduler events through one uprobe_multi link, told apart by the attach cookie (kernel 6.6).
+    pub const SCHEDULER_MULTI: &str = "scheduler_multi";
+    /// The same through a perf-event uprobe with a cookie (kernel 5.15).
+    pub const SCHEDULER_SINGLE: &str = "scheduler_single";
+    /// Births through a perf-event uprobe without a cookie (kernel 5.8).
+    pub const BIRTH_PLAIN: &str = "birth_plain";
+    /// Parks through a perf-event uprobe without a cookie.
+    pub const PARK_PLAIN: &str = "park_plain";
+    /// Exits through a perf-event uprobe without a cookie.
+    pub const EXIT_PLAIN: &str = "exit_plain";
+    /// Does nothing: the floor that benchmarks and calibration measure against.
+    pub const EMPTY_MULTI: &str = "empty_multi";
+    /// A process called execve.
+    pub const PROCESS_EXEC: &str = "process_exec";
+    /// A process's first thread exited.
+    pub const PROCESS_EXIT: &str = "process_exit";
+
+    /// tgid ▶ [`crate::counts::Process`]: who is watched.
+    pub const PROCESSES: &str = "PROCESSES";
+    /// [`crate::counts::SiteKey`] ▶ [`crate::counts::SiteCounts`], per CPU.
+    pub const SITES: &str = "SITES";
+    /// [`crate::counts::WaitKey`] ▶ parks, per CPU.
+    pub const WAITS: &str = "WAITS";
+    /// Process id ▶ [`crate::counts::Unattributed`]: events without a site, and losses.
+    pub const UNATTRIBUTED: &str = "UNATTRIBUTED";
+    /// [`crate::loss::HostLoss`] ▶ count, per CPU.
+    pub const HOST_LOSSES: &str = "HOST_LOSSES";
+    /// One [`crate::window::Window`].
+    pub const WINDOW: &str = "WINDOW";
+    /// The ring buffer of [`crate::event`] records.
+    pub const EVENTS: &str = "EVENTS";
+}

@@ -1,2 +1,117 @@
-//! Chores of the parkranger repository.
-fn main() {}
+//! Chores of the parkranger repository: set-up, build, test, demo, benchmarks, lint.
+//!
+//! Every command brings what it needs by itself, says in one line each what it installs and why, and stops with the name
+//! of the missing thing and a way out where it may not install. What runs how is in the module named after the command;
+//! the other modules are what they share: [`paths`], [`step`], [`apt`], [`rust`], [`ebpf`], [`agent`], [`go`].
+
+mod agent;
+mod apt;
+mod bench;
+mod demo;
+mod ebpf;
+mod fuzz;
+mod go;
+mod lint;
+mod matrix;
+mod paths;
+mod rust;
+mod setup;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{agent::Profile, paths::Paths, setup::Purpose};
+
+/// Chores of the parkranger repository. Each command first installs what it needs and says so.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the other commands need, and nothing else
+    ///
+    /// The other commands do this by themselves: use it to prepare a machine or a CI image ahead of time.
+    Setup {
+        /// Install only what this command needs
+        #[arg(long = "for", value_enum, default_value_t = Purpose::Bench)]
+        purpose: Purpose,
+    },
+    /// Build the eBPF object and the agent around it, and print where the agent is
+    Build {
+        /// Build with optimisations (the default)
+        #[arg(long)]
+        release: bool,
+        /// Build without optimisations
+        #[arg(long, conflicts_with = "release")]
+        debug: bool,
+    },
+    /// Build, then run every test: unit tests, and the agent against real Go programs (those need root)
+    Test {
+        /// Handed to each test program: a filter, --nocapture, --ignored, --exact, ...
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build, start a small Go service that leaks goroutines, and watch parkranger find the line
+    Demo,
+    /// Build, then run the benchmarks
+    Bench {
+        /// Handed to every benchmark: --quick, --rounds N, --json FILE, --go MINOR
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Fuzz the parsers of hostile bytes, 30 minutes each unless told otherwise
+    Fuzz(fuzz::Options),
+    /// Compare the agent's counts with a program's own, for every Go version and way to build (needs root)
+    Matrix {
+        /// Only these versions and ways: 1.27 PIE cgo
+        args: Vec<String>,
+    },
+    /// Check formatting, and clippy with warnings as errors
+    Lint,
+    /// Run cargo with the environment and flags that parkranger needs here: `cargo xtask cargo -- clippy`
+    Cargo {
+        /// The cargo command line, from the subcommand on
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<ExitCode> {
+    let paths = Paths::find()?;
+    match command {
+        Command::Setup { purpose } => setup::run(&paths, *purpose),
+        Command::Build { debug, .. } => {
+            let toolchain = setup::build(&paths)?;
+            let object = ebpf::build(&paths, &toolchain)?;
+            let profile = if *debug { Profile::Debug } else { Profile::Release };
+            let binary = agent::build(&paths, &object, profile)?;
+            println!("built {}", paths.shown(&binary));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Test { args } => test::run(&paths, args),
+        Command::Demo => demo::run(&paths),
+        Command::Bench { args } => bench::run(&paths, args),
+        Command::Fuzz(options) => fuzz::run(&paths, options),
+        Command::Matrix { args } => matrix::run(&paths, args),
+        Command::Lint => lint::run(&paths),
+        Command::Cargo { args } => agent::pass_through(&paths, args),
+    }
+}

@@ -164,7 +164,7 @@ fn locate(image: &Image) -> Result<Option<u64>, BinaryError> {
     let rest = image.segments.iter().filter(|segment| !segment.writable && !segment.executable);
     for segment in writable.chain(rest) {
         // Segments start page-aligned up to the offset they share with the file.
-        let start = segment.address.next_multiple_of(ALIGN as u64);
+        let Some(start) = segment.address.checked_next_multiple_of(ALIGN as u64) else { continue };
         let found = image.scan(start..segment.end(), 0, |address, bytes| {
             let at = bytes.chunks(ALIGN).position(|chunk| chunk.starts_with(MAGIC));
             Ok(at.map(|at| address + (at * ALIGN) as u64))

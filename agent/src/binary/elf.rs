@@ -4,7 +4,10 @@
 //! kernel maps them); sections are hints that a linker or `sstrip` may have dropped, so a broken section table counts
 //! as none. Counts and sizes are checked against the file before anything is allocated.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use object::read::{CompressedData, CompressionFormat};
 
@@ -38,8 +41,15 @@ const SECTION_HEADER_BYTES: usize = 64;
 const MAX_PROGRAM_HEADERS: u16 = 1170;
 const MAX_SECTIONS: u16 = 4096;
 const MAX_SECTION_NAMES_BYTES: u64 = 1 << 20;
+/// What one question may cost: a sparse file claims terabytes, and a thousand segments may all be the same ones. No
+/// real binary needs a tenth of it.
+const MAX_SCANNED_BYTES: u64 = 512 << 20;
 
-/// One PT_LOAD. `file_bytes` never leaves the file, nor do the address ranges wrap.
+/// No program of the two architectures has a higher address, no file a higher offset. Sums of addresses and lengths
+/// below it cannot wrap.
+const MAX_ADDRESS: u64 = 1 << 56;
+
+/// One PT_LOAD. `file_bytes` never leaves the file, addresses stay below [`MAX_ADDRESS`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
     pub(crate) address: u64,
@@ -82,6 +92,8 @@ pub(crate) struct Image {
     pub(crate) dynamic: Option<(u64, u64)>,
     notes: Vec<(u64, u64)>,
     pub(crate) sections: Vec<Section>,
+    /// Bytes that may still be scanned for the question asked.
+    scan_left: AtomicU64,
 }
 
 impl Image {
@@ -123,6 +135,7 @@ impl Image {
             dynamic: None,
             notes: Vec::new(),
             sections: Vec::new(),
+            scan_left: AtomicU64::new(MAX_SCANNED_BYTES),
             source,
         };
         let raw = image.file(table, u64::from(count) * PROGRAM_HEADER_BYTES as u64, "program header table")?;
@@ -142,9 +155,10 @@ impl Image {
             let (kind, flags) = (u32_at(entry, 0).unwrap_or_default(), u32_at(entry, 4).unwrap_or_default());
             let (offset, address, file_bytes) = (word(8), word(16), word(32));
             // A file cut short keeps what is left of its segments; reads past that fail one by one.
-            let file_bytes = file_bytes.min(file_end.saturating_sub(offset)).min(u64::MAX - address);
+            let file_bytes = file_bytes.min(file_end.saturating_sub(offset));
+            let in_bounds = address < MAX_ADDRESS && offset < MAX_ADDRESS && file_bytes < MAX_ADDRESS;
             match kind {
-                PT_LOAD if file_bytes > 0 => self.segments.push(Segment {
+                PT_LOAD if file_bytes > 0 && in_bounds => self.segments.push(Segment {
                     address,
                     offset,
                     file_bytes,
@@ -279,9 +293,21 @@ impl Image {
         Ok(buf)
     }
 
+    /// Begins a new question: it may scan [`MAX_SCANNED_BYTES`] again.
+    pub(crate) fn begin_question(&self) {
+        self.scan_left.store(MAX_SCANNED_BYTES, Ordering::Relaxed);
+    }
+
+    /// Takes `bytes` off what may still be scanned.
+    fn spend(&self, bytes: u64, at: u64) -> Result<(), BinaryError> {
+        let spend = |left: u64| left.checked_sub(bytes);
+        let spent = self.scan_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
+        spent.map(drop).map_err(|_| BinaryError::malformed("file: more to search than any program has", at))
+    }
+
     /// Hands the bytes of `range` to `visit` in pieces, each with its address. Pieces are `PIECE_BYTES` long and
     /// each but the last is followed by `overlap` bytes of the next, so that a pattern of that length plus one is
-    /// seen whole. Ends early once `visit` returns `Some`.
+    /// seen whole. Ends early once `visit` returns `Some`, and with an error once too much was scanned for one question.
     pub(crate) fn scan<T>(
         &self,
         range: std::ops::Range<u64>,
@@ -294,6 +320,7 @@ impl Image {
         let mut at = range.start;
         while at < end {
             let size = (end - at).min(PIECE_BYTES + overlap as u64);
+            self.spend(size, at)?;
             buf.resize(usize::try_from(size).unwrap_or_default(), 0);
             self.read(at, &mut buf)?;
             if let Some(found) = visit(at, &buf)? {

@@ -39,7 +39,7 @@ pub use build_info::{BuildInfo, GoVersion};
 pub use error::BinaryError;
 pub use source::Source;
 
-use crate::address::{FileOffset, VirtAddr};
+use crate::address::{Bias, FileOffset, RuntimeAddr, VirtAddr};
 use elf::Image;
 use names::RuntimeNames;
 use pclntab::{Pclntab, Record};
@@ -54,6 +54,29 @@ pub enum Architecture {
     Amd64,
     /// AArch64.
     Arm64,
+}
+
+impl Architecture {
+    /// The one this agent was built for, and so the only one whose processes it can watch; `None` elsewhere.
+    #[must_use]
+    pub const fn of_this_agent() -> Option<Self> {
+        if cfg!(target_arch = "x86_64") {
+            Some(Self::Amd64)
+        } else if cfg!(target_arch = "aarch64") {
+            Some(Self::Arm64)
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether a file is worth parsing as a Go binary: cheap, for the hundreds of shared objects of a host. Where there is a
+/// section table, one of the sections that only Go's linker makes must be in it.
+pub fn may_hold_go(source: Arc<dyn Source>) -> bool {
+    const SECTIONS: [&str; 6] =
+        [".gopclntab", ".data.rel.ro.gopclntab", ".go.buildinfo", ".note.go.buildid", ".go.module", ".typelink"];
+    Image::parse(source)
+        .is_ok_and(|image| image.sections.is_empty() || SECTIONS.iter().any(|name| image.section(name).is_some()))
 }
 
 /// A function as gopclntab has it.
@@ -182,6 +205,17 @@ impl Binary {
         self.image.file_offset(address)
     }
 
+    /// How far it was moved in a process that has the file's bytes from `offset` on mapped as code at `start` to `end`.
+    /// `None` where no segment of code starts in that part.
+    #[must_use]
+    pub fn bias_of_mapping(&self, start: RuntimeAddr, end: RuntimeAddr, offset: FileOffset) -> Option<Bias> {
+        let mapped = offset.0..offset.0.checked_add(end.0.checked_sub(start.0)?)?;
+        let code = self.image.segments.iter().find(|code| code.executable && mapped.contains(&code.offset))?;
+        // RuntimeAddr = VirtAddr + bias, at the segment's first byte.
+        let first = start.0.checked_add(code.offset - offset.0)?;
+        Some(Bias(first.wrapping_sub(code.address)))
+    }
+
     /// The bytes of the file image at `address`.
     ///
     /// # Errors
@@ -202,6 +236,7 @@ impl Binary {
     ///
     /// [`BinaryError::Malformed`], [`BinaryError::Read`].
     pub fn functions_named(&self, name: &str) -> Result<Vec<Function>, BinaryError> {
+        self.image.begin_question();
         let records = self.records_named(name)?;
         records.into_iter().map(|record| self.function(&record)).collect()
     }
@@ -223,6 +258,7 @@ impl Binary {
     /// [`BinaryError::Unsupported`] where the inline trees cannot be found, so that nothing can be said;
     /// [`BinaryError::Malformed`], [`BinaryError::Read`].
     pub fn inlined_into(&self, name: &str) -> Result<Vec<String>, BinaryError> {
+        self.image.begin_question();
         names::inlined_into(&self.image, &self.table, name)
     }
 

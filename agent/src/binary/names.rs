@@ -17,8 +17,10 @@ use super::{
 const RUNTIME: &str = "runtime.";
 /// More functions of one name than any linker makes.
 const MAX_SAME_NAME: usize = 64;
-/// Functions one name is reported to be inlined into.
-const MAX_INLINED_INTO: usize = 100_000;
+/// Functions one name is reported to be inlined into; there may be more.
+const MAX_INLINED_INTO: usize = 1024;
+/// More functions than any Go runtime has (Go 1.27: some 5,000).
+const MAX_RUNTIME_FUNCTIONS: usize = 1 << 16;
 
 /// The functions whose name starts with `runtime.`, by a hash of the name.
 pub(crate) struct RuntimeNames {
@@ -36,14 +38,16 @@ impl RuntimeNames {
     pub(crate) fn build(image: &Image, table: &Pclntab) -> Result<Self, BinaryError> {
         let mut names = BTreeMap::new();
         each_name(image, table, RUNTIME.as_bytes(), |offset, name| {
-            names.insert(offset, hash(name));
+            if names.len() < MAX_RUNTIME_FUNCTIONS {
+                names.insert(offset, hash(name));
+            }
         })?;
         let mut entries = Vec::new();
         table.each(image, |index, record| {
             if let Some(&hash) = names.get(&record.name_offset) {
                 entries.push((hash, index));
             }
-            Ok(None::<()>)
+            Ok((entries.len() >= MAX_RUNTIME_FUNCTIONS).then_some(()))
         })?;
         entries.sort_unstable();
         Ok(Self { entries })

@@ -17,6 +17,10 @@ const MAGIC_1_20: u32 = 0xffff_fff1;
 /// Go 1.2 to 1.15 and 1.16 to 1.17.
 const MAGICS_TOO_OLD: [u32; 2] = [0xffff_fffb, 0xffff_fffa];
 const HEADER_BYTES: usize = 72;
+/// The largest programs known have some hundred thousand; Go's linker cannot place more than 2 GiB of code.
+const MAX_FUNCTIONS: u32 = 8 << 20;
+/// Records hold their places as u32; real tables stay below 200 MiB.
+const MAX_TABLE_BYTES: u64 = 1 << 30;
 const FUNCTAB_ENTRY_BYTES: u64 = 8;
 const MAX_NAME_BYTES: usize = 16 << 10;
 /// One pc-value table; the largest real ones (generated init functions) are some hundred KiB.
@@ -95,6 +99,9 @@ pub(crate) struct Record {
     pub(crate) end: u64,
     pub(crate) name_offset: u32,
     pub(crate) id: u8,
+    /// `abi.FuncFlag`.
+    pub(crate) flags: u8,
+    pc_sp: u32,
     pc_file: u32,
     pc_line: u32,
     cu_offset: u32,
@@ -137,7 +144,8 @@ impl Pclntab {
         if !plain || !matches!(quantum, 1 | 2 | 4) {
             return Err(malformed());
         }
-        let end = address.checked_add(bytes.min(image.backed(address))).ok_or_else(malformed)?;
+        let bytes = bytes.min(image.backed(address)).min(MAX_TABLE_BYTES);
+        let end = address.checked_add(bytes).ok_or_else(malformed)?;
         let functions = u32::try_from(field(8)?).map_err(|_| malformed())?;
         let mut parts = [0u64; 5];
         let mut previous = address;
@@ -148,7 +156,7 @@ impl Pclntab {
         }
         let [names, cu_table, file_names, pc_table, records] = parts;
         let functab_bytes = u64::from(functions) * FUNCTAB_ENTRY_BYTES + 4;
-        if functions == 0 || functab_bytes > end - records {
+        if functions == 0 || functions > MAX_FUNCTIONS || functab_bytes > end - records {
             return Err(malformed());
         }
         Ok(Self {
@@ -250,6 +258,8 @@ impl Pclntab {
             end: self.text.checked_add(u64::from(end))?,
             name_offset: u32_at(raw, 4)?,
             id: u8_at(raw, fixed - 4)?,
+            flags: u8_at(raw, fixed - 3)?,
+            pc_sp: u32_at(raw, 16)?,
             pc_file: u32_at(raw, 20)?,
             pc_line: u32_at(raw, 24)?,
             cu_offset: u32_at(raw, 32)?,
@@ -267,7 +277,7 @@ impl Pclntab {
     ) -> Result<Option<T>, BinaryError> {
         const PIECE: u32 = 8192;
         let malformed = || BinaryError::malformed("gopclntab functions", self.records);
-        let mut window = Window { start: 0, bytes: Vec::new(), budget: 8 * (self.end - self.records) + (1 << 20) };
+        let mut window = Window { start: 0, bytes: Vec::new(), budget: 2 * (self.end - self.records) + (1 << 20) };
         let mut first = 0;
         while first < self.functions {
             let count = PIECE.min(self.functions - first);
@@ -326,6 +336,12 @@ impl Pclntab {
             line: u32::try_from(line).unwrap_or_default(),
             inlined: self.inlined_call(image, record, pc)?,
         }))
+    }
+
+    /// How far the function has moved the stack pointer down at `pc`, in bytes. `None` where the table does not say:
+    /// code that is not Go's.
+    pub(crate) fn sp_delta(&self, image: &Image, record: &Record, pc: u64) -> Result<Option<u32>, BinaryError> {
+        Ok(self.pc_value(image, record, record.pc_sp, pc)?.and_then(|delta| u32::try_from(delta).ok()))
     }
 
     fn file(&self, image: &Image, record: &Record, index: u32) -> Result<Option<String>, BinaryError> {

@@ -33,6 +33,25 @@ pub(crate) fn data_references(binary: &Binary, function: &Function) -> Result<Ve
     Ok(all.into_iter().filter(|&address| seen.insert(address)).map(VirtAddr).collect())
 }
 
+/// The addresses a function calls directly, in order of the code, each once.
+pub(crate) fn direct_calls(binary: &Binary, function: &Function) -> Result<Vec<VirtAddr>, BinaryError> {
+    let code = code(binary, function)?;
+    let all: Vec<u64> = match binary.architecture() {
+        Architecture::Amd64 => Decoder::with_ip(64, &code, function.entry.0, DecoderOptions::NONE)
+            .iter()
+            .filter(iced_x86::Instruction::is_call_near)
+            .map(|instruction| instruction.near_branch_target())
+            .collect(),
+        // BL: a signed 26-bit count of words.
+        Architecture::Arm64 => words(&code, function.entry.0)
+            .filter(|(_, word)| word & 0xfc00_0000 == 0x9400_0000)
+            .map(|(pc, word)| pc.wrapping_add((i64::from(word & 0x03ff_ffff) << 38 >> 36) as u64))
+            .collect(),
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    Ok(all.into_iter().filter(|&address| seen.insert(address)).map(VirtAddr).collect())
+}
+
 /// The small constants a function compares with, in order of the code: bounds of the tables it looks into.
 pub(crate) fn compared_constants(binary: &Binary, function: &Function) -> Result<Vec<u64>, BinaryError> {
     let code = code(binary, function)?;

@@ -70,6 +70,18 @@ pub enum LayoutSource {
     },
 }
 
+impl std::fmt::Display for LayoutSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dwarf => f.write_str("the binary's own DWARF"),
+            Self::Table { version } => write!(f, "the table, for Go {version}"),
+            Self::NewestKnown { version } => {
+                write!(f, "the table's newest version, Go {version}: this binary's is newer and not in it")
+            }
+        }
+    }
+}
+
 /// Why there is no layout.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -9,12 +9,16 @@ pub(crate) mod code;
 mod dwarf_layout;
 mod layout;
 mod layouts;
+pub(crate) mod scheduler;
+mod settings;
 mod system;
 #[cfg(test)]
 #[expect(clippy::indexing_slicing)]
 mod tests;
 mod wait_reasons;
+pub(crate) mod waiting;
 
 pub use layout::{Layout, LayoutError, LayoutSource};
+pub use settings::{Allowance, Settings};
 pub use system::is_system_goroutine;
 pub use wait_reasons::{WaitReasonError, WaitReasons};

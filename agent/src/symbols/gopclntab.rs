@@ -6,6 +6,7 @@ use super::{Frame, SymbolError};
 use crate::{
     address::VirtAddr,
     binary::{Binary, BinaryError, pclntab::Record},
+    runtime::code,
 };
 
 /// Deeper than the compiler's inlining budget allows.
@@ -43,22 +44,44 @@ fn frames_in(binary: &Binary, record: &Record, pc: VirtAddr) -> Result<Vec<Frame
 
 /// The start of the function at `start_pc`, or of the one it wraps.
 ///
-/// `go f(x)` makes a wrapper without arguments (`gowrap1`, before 1.22 `func1`) and records the entry of `f` with it.
+/// `go f(x)` makes a wrapper without arguments (`gowrap1`, before 1.22 `func1`) and mostly records the entry of `f` with
+/// it; method values (`f-fm`) and, before 1.22, the wrappers of function literals have no record, but one call.
 /// A wrapper of a wrapper is followed, not for ever.
 pub(super) fn unwrapped(binary: &Binary, start_pc: VirtAddr) -> Result<Option<VirtAddr>, SymbolError> {
     const MAX_WRAPPERS: usize = 8;
     let mut pc = start_pc;
     for _ in 0..MAX_WRAPPERS {
         let Some(record) = binary.record_at(pc)? else { return Ok(None) };
-        match binary.table().wrapped(binary.image(), &record)? {
+        let wrapped = match binary.table().wrapped(binary.image(), &record)? {
+            Some(wrapped) => Some(VirtAddr(wrapped)),
+            None => only_call(binary, &record)?,
+        };
+        match wrapped {
             // Only the very start of a function is worth following.
-            Some(wrapped) if binary.record_at(VirtAddr(wrapped))?.is_some_and(|to| to.entry == wrapped) => {
-                pc = VirtAddr(wrapped);
-            }
+            Some(wrapped) if binary.record_at(wrapped)?.is_some_and(|to| to.entry == wrapped.0) => pc = wrapped,
             _ => return Ok(Some(pc)),
         }
     }
     Ok(Some(pc))
+}
+
+/// What a wrapper calls, if that is one function beside the runtime's own (which grow the stack and check for nil).
+fn only_call(binary: &Binary, record: &Record) -> Result<Option<VirtAddr>, SymbolError> {
+    let function = binary.function(record)?;
+    if !function.wrapper || function.entry.0 != record.entry {
+        return Ok(None);
+    }
+    let mut only = None;
+    for called in code::direct_calls(binary, &function)? {
+        let Some(to) = binary.function_at(called)? else { continue };
+        if to.name.starts_with("runtime.") {
+            continue;
+        }
+        if only.replace(called).is_some() {
+            return Ok(None);
+        }
+    }
+    Ok(only)
 }
 
 /// A function name as the runtime prints it: the type arguments of a generic function become "...".

@@ -1,0 +1,130 @@
+//! `parkranger check`: what is possible here, without doing it.
+
+use std::io::Write as _;
+
+use clap::Args;
+
+use super::{exit::Failure, target::TargetOptions};
+use crate::{
+    host::{HostError, Proc},
+    kernel::{Capability, Kernel, Method, Sizes},
+    views::check::{KernelReport, ProbeReport, Report, TargetReport},
+    watch::{Binaries, Refusal, Target, runtimes},
+};
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    target: TargetOptions,
+    /// Print one object of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
+    let proc = Proc::default();
+    let kernel = kernel_report(&proc, options.target.attach);
+    let target = options.target.target();
+    let targets = target_reports(&proc, &target, options)?;
+    let report = Report::new(kernel, targets);
+    let mut out = std::io::stdout().lock();
+    if options.json {
+        report.write_json(&mut out)?;
+    } else {
+        out.write_all(report.to_text().as_bytes())?;
+    }
+    out.flush()?;
+    if let Some(reason) = report.kernel.reason {
+        Err(Failure::Kernel(reason))
+    } else if report.targets.iter().any(|target| target.watchable) {
+        Ok(())
+    } else if let [only] = report.targets.as_slice() {
+        let reason = only.reason.as_deref().unwrap_or("no reason known");
+        Err(Failure::NothingToWatch(format!("process {} ({}) cannot be watched: {reason}", only.pid, only.exe)))
+    } else {
+        Err(Failure::NothingToWatch(format!("no Go process {} that could be watched", target.describe())))
+    }
+}
+
+fn kernel_report(proc: &Proc, attach: Option<Method>) -> KernelReport {
+    let capability = Capability::ask(proc.root());
+    // Only loading the programs tells for sure; nothing is attached to any process.
+    let loaded = Kernel::load(&capability, Sizes::default(), attach);
+    KernelReport {
+        release: capability.release.clone(),
+        usable: loaded.is_ok(),
+        method: loaded.as_ref().ok().map(|kernel| kernel.method().name()),
+        reason: loaded.err().map(|error| error.to_string()),
+        uprobe_multi: capability.uprobe_multi.ok(),
+        perf_uprobes: capability.perf_uprobes,
+        capabilities: capability.capabilities.into_iter().collect(),
+    }
+}
+
+fn target_reports(proc: &Proc, target: &Target, options: &Options) -> Result<Vec<TargetReport>, Failure> {
+    let mut binaries = Binaries::new(options.target.symbols());
+    let named = !target.pids().is_empty();
+    let pids = if named { target.pids().to_vec() } else { proc.pids()? };
+    let mut reports = Vec::new();
+    for pid in pids {
+        match target_report(proc, target, &mut binaries, pid) {
+            Ok(Some(report)) => reports.push(report),
+            Ok(None) => {}
+            Err(error) if named => return Err(error.into()),
+            // Ended meanwhile, or a kernel thread.
+            Err(_) => {}
+        }
+    }
+    Ok(reports)
+}
+
+fn target_report(
+    proc: &Proc,
+    target: &Target,
+    binaries: &mut Binaries,
+    pid: u32,
+) -> Result<Option<TargetReport>, HostError> {
+    proc.identity(pid)?;
+    let path = proc.executable_path(pid)?;
+    if !target.wants(pid, &path) {
+        return Ok(None);
+    }
+    let mut report = TargetReport {
+        pid,
+        exe: path.display().to_string(),
+        library: None,
+        go_version: None,
+        watchable: false,
+        reason: None,
+        layout: None,
+        probes: Vec::new(),
+        notes: Vec::new(),
+    };
+    let found = runtimes::find(proc, binaries, pid, path)?;
+    match found.map(|found| (binaries.get(found.file), found)) {
+        Ok((Some(binary), found)) => {
+            report.library = found.library_path().map(str::to_owned);
+            report.watchable = true;
+            report.go_version = Some(binary.binary.go_version().to_string());
+            report.layout = Some(binary.layout.source.to_string());
+            report.notes.clone_from(&binary.plan.notes);
+            report.probes = binary
+                .plan
+                .points
+                .iter()
+                .map(|point| ProbeReport {
+                    event: point.event.name(),
+                    function: point.function.clone(),
+                    file_offset: point.offset.0,
+                    address: point.address.0,
+                    instruction: point.instruction.clone(),
+                    emulated: point.emulated,
+                })
+                .collect();
+        }
+        Ok((None, _)) => {}
+        Err(Refusal::NotGo) if target.pids().is_empty() => return Ok(None),
+        Err(why) => report.reason = Some(why.to_string()),
+    }
+    Ok(Some(report))
+}

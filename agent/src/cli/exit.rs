@@ -1,0 +1,77 @@
+//! Exit codes, and the one sentence on standard error that goes with each.
+
+use std::{
+    io,
+    process::{ExitCode, Termination},
+};
+
+use crate::{
+    binary::BinaryError,
+    census::CensusError,
+    host::HostError,
+    watch::{WatchError, binaries::Refusal},
+};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// Something failed.
+    Failure,
+    /// Nothing here can be watched.
+    NothingToWatch,
+}
+
+impl Termination for Exit {
+    fn report(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Done => 0,
+            Self::Failure => 1,
+            // clap ends with 2 itself.
+            Self::NothingToWatch => 3,
+        })
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("process {pid}: {why}")]
+    Census { pid: u32, why: CensusError },
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+    #[error("{0}")]
+    Kernel(String),
+    #[error("{0}")]
+    NothingToWatch(String),
+}
+
+/// Says why, and with which code.
+pub(super) fn report(done: Result<(), Failure>) -> Exit {
+    let Err(failure) = done else { return Exit::Done };
+    if let Failure::Output(error) = &failure
+        && error.kind() == io::ErrorKind::BrokenPipe
+    {
+        // Whoever read has seen enough.
+        return Exit::Done;
+    }
+    eprintln!("parkranger: {failure}");
+    match failure {
+        Failure::NothingToWatch(_) | Failure::Watch(WatchError::Nothing(_)) => Exit::NothingToWatch,
+        // The probes were refused by the kernel, not by what the binary is.
+        Failure::Watch(WatchError::Refused { why: Refusal::Attach(_), .. }) => Exit::Failure,
+        // What the process is, not what went wrong.
+        Failure::Census { why: CensusError::Binary(BinaryError::NotElf | BinaryError::NotGo), .. }
+        | Failure::Census { why: CensusError::Layout(_) | CensusError::NotFound { .. }, .. }
+        | Failure::Host(HostError::NoExecutable { .. }) => Exit::NothingToWatch,
+        Failure::Watch(WatchError::Refused { .. } | WatchError::Host(HostError::NoExecutable { .. })) => {
+            Exit::NothingToWatch
+        }
+        _ => Exit::Failure,
+    }
+}

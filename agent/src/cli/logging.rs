@@ -1,0 +1,20 @@
+//! Log lines on standard error; quiet unless asked.
+
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+/// Starts logging at the level of `-v` (0 to 2), or by the filter in PARKRANGER_LOG.
+pub(super) fn init(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    let filter =
+        EnvFilter::builder().with_default_directive(level.into()).with_env_var("PARKRANGER_LOG").from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .init();
+}

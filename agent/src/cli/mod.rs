@@ -1,0 +1,77 @@
+//! The command line: arguments, the commands, exit codes.
+//!
+//! Parsing validates and never acts; each command is a file.
+
+mod check;
+mod dump;
+mod exit;
+mod logging;
+mod ps;
+mod target;
+mod top;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub use exit::Exit;
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failure (no such process, not permitted, the kernel refuses), 2 usage, 3 nothing here can be \
+watched.";
+
+/// Watches the scheduler of Go processes from outside: goroutine births, parks and exits per creation site, live, with no
+/// pprof endpoint, no rebuild, no restart and no stop of the target.
+#[derive(Debug, Parser)]
+#[command(name = "parkranger", version, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Say more on standard error; twice for everything. PARKRANGER_LOG takes a filter.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show births, parks, exits and live goroutines per creation site.
+    Top(top::Options),
+    /// Say what this kernel, these privileges and each target allow, and what would be probed.
+    Check(check::Options),
+    /// Write every goroutine of a process: its state, creation site and stack. The process is not stopped.
+    Dump(dump::Options),
+    /// List the Go processes of this host: what they are, what bites them, whether they can be watched.
+    Ps(ps::Options),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run() -> Exit {
+    let arguments = Arguments::parse();
+    logging::init(arguments.verbose);
+    let done = match arguments.command {
+        Command::Top(options) => top::run(options),
+        Command::Check(options) => check::run(&options),
+        Command::Dump(options) => dump::run(&options),
+        Command::Ps(options) => ps::run(&options),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "parkranger", &mut script);
+            std::io::Write::write_all(&mut std::io::stdout(), &script).map_err(exit::Failure::from)
+        }
+    };
+    exit::report(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}

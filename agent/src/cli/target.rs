@@ -1,0 +1,68 @@
+//! `--pid` and `--exe`: which processes a command is about.
+
+use clap::Args;
+use globset::{Glob, GlobMatcher};
+
+use crate::{kernel::Method, symbols::SymbolSource, watch::Target};
+
+/// Which processes; every Go process of the host where nothing is given.
+#[derive(Clone, Debug, Args)]
+pub(super) struct TargetOptions {
+    /// This process; may be given more than once.
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Vec<u32>,
+    /// Processes whose executable matches: a path pattern, or a file name pattern if it has no slash.
+    #[arg(short, long, value_name = "GLOB", conflicts_with = "pid", value_parser = glob)]
+    exe: Option<GlobMatcher>,
+    /// Where names of functions and lines come from.
+    #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
+    symbols: Symbols,
+    /// How probes are attached; default is the best way this kernel has.
+    #[arg(long, value_enum, value_name = "METHOD")]
+    pub(super) attach: Option<Method>,
+}
+
+/// `--symbols`.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(super) enum Symbols {
+    /// DWARF where the binary has it, else gopclntab.
+    #[default]
+    Auto,
+    /// DWARF only.
+    Dwarf,
+    /// The runtime's own table, which every Go binary has.
+    Gopclntab,
+}
+
+impl TargetOptions {
+    pub(super) fn target(&self) -> Target {
+        match &self.exe {
+            Some(glob) => Target::Exe(glob.clone()),
+            None if self.pid.is_empty() => Target::All,
+            None => {
+                let mut pids = self.pid.clone();
+                pids.sort_unstable();
+                pids.dedup();
+                Target::Pids(pids)
+            }
+        }
+    }
+
+    pub(super) fn symbols(&self) -> SymbolSource {
+        self.symbols.source()
+    }
+}
+
+impl Symbols {
+    pub(super) fn source(self) -> SymbolSource {
+        match self {
+            Self::Auto => SymbolSource::Auto,
+            Self::Dwarf => SymbolSource::Dwarf,
+            Self::Gopclntab => SymbolSource::Gopclntab,
+        }
+    }
+}
+
+fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
+    Ok(Glob::new(pattern)?.compile_matcher())
+}

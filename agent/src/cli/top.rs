@@ -1,0 +1,220 @@
+//! `parkranger top`: the refreshing table, or a line of JSON per interval.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use clap::Args;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
+
+use super::{exit::Failure, target::TargetOptions};
+use crate::{
+    host::Proc,
+    kernel::Sizes,
+    views::{Sort, TableOptions, json, table},
+    watch::{Config, Snapshot, Watch},
+};
+
+/// How often the host is searched for binaries not seen yet.
+const SCAN_EVERY: Duration = Duration::from_secs(2);
+/// Shortest interval: below it the agent would do nothing but read.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    target: TargetOptions,
+    /// Time between two tables or lines: 500ms, 2s, 1m.
+    #[arg(short, long, default_value = "1s", value_parser = duration)]
+    interval: Duration,
+    /// Stop after this time; default is to go on until interrupted or until every process given by --pid has ended.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    run_for: Option<Duration>,
+    /// Show one interval and stop.
+    #[arg(long, conflicts_with = "run_for")]
+    once: bool,
+    /// Time between two audits of a process: a census that must find what the ledger says.
+    #[arg(long = "audit-every", value_name = "TIME", default_value = "1m", value_parser = duration)]
+    audit_every: Duration,
+    /// Sort rows by this count, largest first.
+    #[arg(short, long, value_enum, default_value_t)]
+    sort: Sort,
+    /// Show at most this many sites of a process.
+    #[arg(short, long, default_value_t = 20, value_name = "N")]
+    limit: usize,
+    /// Show the whole creation stack of the first N sites below each table.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = "3")]
+    stacks: usize,
+    /// Print one line of JSON per interval instead of a table, with every site (see docs/json.md).
+    #[arg(long)]
+    json: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if duration < SHORTEST { Err(format!("at least {}", humantime::format_duration(SHORTEST))) } else { Ok(duration) }
+}
+
+pub(super) fn run(options: Options) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(watch(options))
+}
+
+async fn watch(options: Options) -> Result<(), Failure> {
+    // Before anything is attached: an interrupt during the start must take the probes off too.
+    let mut stop = Stop::new()?;
+    let config = Config {
+        target: options.target.target(),
+        symbols: options.target.symbols(),
+        sizes: Sizes::default(),
+        audit_every: options.audit_every,
+        attach: options.target.attach,
+    };
+    let mut watch = Watch::start(Proc::default(), config)?;
+    let start = Instant::now();
+    let mut screen = Screen::new(&options);
+    // Counts begin here: a first line of JSON says that everything is attached, a first table has rates.
+    let attached = watch.snapshot()?;
+    if options.json && !options.once {
+        screen.show(attached)?;
+    } else {
+        screen.before = Some(attached);
+    }
+    let end = if options.once { Some(start + options.interval) } else { options.run_for.map(|time| start + time) };
+    let mut scan = interval_at(start + SCAN_EVERY, SCAN_EVERY);
+    let mut show = interval_at(start + options.interval, options.interval);
+    for interval in [&mut scan, &mut show] {
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    let mut drain_at = start + watch.drain_every();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.asked() => break,
+            () = sleep_until(end.unwrap_or(start)), if end.is_some() => break,
+            () = sleep_until(drain_at) => {
+                watch.drain()?;
+                drain_at = Instant::now() + watch.drain_every();
+            }
+            _ = scan.tick() => watch.scan()?,
+            _ = show.tick(), if !options.once => {
+                screen.show(watch.snapshot()?)?;
+                if watch.all_ended() {
+                    break;
+                }
+            }
+        }
+    }
+    screen.finish(&watch.snapshot()?)
+}
+
+/// SIGINT and SIGTERM.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Where snapshots go: a terminal that is redrawn, or a stream.
+struct Screen {
+    json: bool,
+    redraw: bool,
+    title: String,
+    options: TableOptions,
+    before: Option<Snapshot>,
+}
+
+const ENTER_ALTERNATE_SCREEN: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE_ALTERNATE_SCREEN: &str = "\x1b[?25h\x1b[?1049l";
+const HOME_AND_CLEAR: &str = "\x1b[H\x1b[2J";
+
+impl Screen {
+    fn new(options: &Options) -> Self {
+        let redraw = !options.json && !options.once && io::stdout().is_terminal();
+        if redraw {
+            print!("{ENTER_ALTERNATE_SCREEN}");
+        }
+        Self {
+            json: options.json,
+            redraw,
+            title: format!("every {}, by {:?}", humantime::format_duration(options.interval), options.sort)
+                .to_lowercase(),
+            options: TableOptions {
+                sort: options.sort,
+                limit: options.limit,
+                stacks: options.stacks,
+                width: None,
+                height: None,
+            },
+            before: None,
+        }
+    }
+
+    fn show(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        if self.json {
+            json::write(out, &snapshot)?;
+            return Ok(());
+        }
+        let mut options = self.options;
+        let time = json::rfc3339(snapshot.time);
+        if self.redraw {
+            if let Ok(size) = rustix::termios::tcgetwinsize(&out) {
+                options.width = Some(size.ws_col);
+                // One line is the title's.
+                options.height = Some(size.ws_row.saturating_sub(1));
+            }
+            writeln!(out, "{HOME_AND_CLEAR}parkranger  {time}  {}  Ctrl-C ends", self.title)?;
+        } else {
+            writeln!(out, "── {time}")?;
+        }
+        out.write_all(table::render(&snapshot, self.before.as_ref(), options).as_bytes())?;
+        out.flush()?;
+        self.before = Some(snapshot);
+        Ok(())
+    }
+
+    /// Shows the final state where it stays.
+    fn finish(mut self, snapshot: &Snapshot) -> Result<(), Failure> {
+        self.leave();
+        if self.json {
+            json::write(io::stdout().lock(), snapshot)?;
+        } else {
+            let mut out = io::stdout().lock();
+            if let Ok(size) = rustix::termios::tcgetwinsize(&out) {
+                self.options.width = Some(size.ws_col);
+            }
+            let text = table::render(snapshot, self.before.as_ref(), self.options);
+            out.write_all(text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.redraw) {
+            print!("{LEAVE_ALTERNATE_SCREEN}");
+            let _ = io::stdout().flush();
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

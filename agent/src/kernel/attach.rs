@@ -1,0 +1,120 @@
+//! Probes on one binary.
+
+use std::{fs::File, os::fd::AsRawFd as _};
+
+use aya::programs::{
+    UProbe,
+    uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+};
+use parkranger_common::{
+    names,
+    probe::{Event, ProbeWord},
+};
+use tracing::debug;
+
+use super::{
+    Kernel, KernelError, Method,
+    load::{program, with_sources},
+};
+use crate::address::FileOffset;
+
+/// One probe: where, and the word it carries.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// The event it stands for.
+    pub event: Event,
+    /// The instruction in the file.
+    pub offset: FileOffset,
+    /// What the program is told.
+    pub word: ProbeWord,
+}
+
+/// The probes of one binary, attached for all processes that map it. [`Kernel::detach`] takes them off.
+#[derive(Debug)]
+pub struct Attachment {
+    links: Vec<(&'static str, UProbeLinkId)>,
+}
+
+impl Kernel {
+    /// Attaches `probes` to the inode of `binary` for every process that maps it, now or later.
+    ///
+    /// The kernel is given the open file, not a path: whatever a container does to the path, the probes are in the file
+    /// that was read. `name` is for the error.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`]; then no probe of the binary is left attached.
+    pub fn attach(&mut self, binary: &File, name: &str, probes: &[Probe]) -> Result<Attachment, KernelError> {
+        let groups: Vec<(&'static str, Vec<&Probe>)> = match self.method {
+            Method::UprobeMulti => vec![(names::SCHEDULER_MULTI, probes.iter().collect())],
+            Method::PerfCookie => vec![(names::SCHEDULER_SINGLE, probes.iter().collect())],
+            Method::PerfPlain => {
+                [(names::BIRTH_PLAIN, Event::Birth), (names::PARK_PLAIN, Event::Park), (names::EXIT_PLAIN, Event::Exit)]
+                    .into_iter()
+                    .map(|(program, event)| (program, probes.iter().filter(|probe| probe.event == event).collect()))
+                    .collect()
+            }
+        };
+        // Programs without a cookie take this flag from the process's word, so all probes of a binary must share it.
+        let differ = probes.windows(2).any(|two| two[0].word.skips_taken() != two[1].word.skips_taken());
+        if self.method == Method::PerfPlain && differ {
+            let why = "its probes differ in a way that needs attach cookies (kernel 5.15)".to_owned();
+            return Err(KernelError::Attach { path: name.to_owned(), why });
+        }
+        let mut attachment = Attachment { links: Vec::new() };
+        for (program, probes) in groups {
+            if probes.is_empty() {
+                continue;
+            }
+            match self.attach_program(program, binary, &probes) {
+                Ok(link) => attachment.links.push((program, link)),
+                Err(why) => {
+                    self.detach(attachment);
+                    return Err(KernelError::Attach { path: name.to_owned(), why });
+                }
+            }
+        }
+        Ok(attachment)
+    }
+
+    fn attach_program(&mut self, name: &'static str, binary: &File, probes: &[&Probe]) -> Result<UProbeLinkId, String> {
+        let with_cookie = self.method != Method::PerfPlain;
+        let points = probes.iter().map(|probe| UProbeAttachPoint {
+            location: UProbeAttachLocation::AbsoluteOffset(probe.offset.0),
+            cookie: with_cookie.then_some(probe.word.0),
+        });
+        let program: &mut UProbe = program(&mut self.ebpf, name).map_err(|error| error.to_string())?;
+        program
+            .attach(points, format!("/proc/self/fd/{}", binary.as_raw_fd()), UProbeScope::AllProcesses)
+            .map_err(|error| with_sources(&error))
+    }
+
+    /// Takes the probes off again. Returns once no process has them any more.
+    pub fn detach(&mut self, attachment: Attachment) {
+        for (name, link) in attachment.links {
+            let detached = program::<UProbe>(&mut self.ebpf, name)
+                .map_err(|error| error.to_string())
+                .and_then(|program| program.detach(link).map_err(|error| with_sources(&error)));
+            if let Err(error) = detached {
+                debug!("detaching {name}: {error}");
+            }
+        }
+    }
+
+    /// Attaches the empty program at the same instructions: what a hit costs by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unsupported`] where there is no uprobe_multi, else as [`Kernel::attach`].
+    pub fn attach_empty(&mut self, binary: &File, name: &str, probes: &[Probe]) -> Result<Attachment, KernelError> {
+        let attach_error = |why: String| KernelError::Attach { path: name.to_owned(), why };
+        let program_name = names::EMPTY_MULTI;
+        let program: &mut UProbe = program(&mut self.ebpf, program_name)?;
+        // Loaded at its first use only.
+        if program.fd().is_err() {
+            program.load().map_err(|error| attach_error(with_sources(&error)))?;
+        }
+        let link = self.attach_program(program_name, binary, &probes.iter().collect::<Vec<_>>());
+        Ok(Attachment { links: vec![(program_name, link.map_err(attach_error)?)] })
+    }
+}

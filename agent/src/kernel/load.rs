@@ -1,0 +1,214 @@
+//! From the eBPF object to loaded programs: the best method this kernel has, maps sized, lifecycle tracepoints attached.
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{HashMap, MapData},
+    programs::{ProgramError, RawTracePoint, UProbe},
+};
+use parkranger_common::{
+    counts::{Process, ProcessId},
+    names,
+};
+use tracing::{debug, info};
+
+use super::{Capability, KernelError, Method};
+
+/// The eBPF programs, as `cargo xtask build` made them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PARKRANGER_EBPF_OBJECT"));
+
+/// How many entries the maps hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Sites (with start function) of all processes together.
+    pub sites: u32,
+    /// Watched processes.
+    pub processes: u32,
+    /// Bytes of the ring buffer, a power of two.
+    pub ring_bytes: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { sites: 16384, processes: 8192, ring_bytes: 1 << 20 }
+    }
+}
+
+/// The loaded programs and their maps. Dropping it detaches everything.
+pub struct Kernel {
+    pub(super) ebpf: Ebpf,
+    pub(super) method: Method,
+    logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Kernel {
+    /// Loads the programs with the best method that works here, or with `only` that one, and starts to hear of exec and
+    /// exit.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NotPermitted`], [`KernelError::Unsupported`], and [`KernelError::Load`] with the verifier's last
+    /// words.
+    pub fn load(capability: &Capability, sizes: Sizes, only: Option<Method>) -> Result<Self, KernelError> {
+        capability.require()?;
+        raise_memlock();
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(names::SITES, sizes.sites)
+            .map_max_entries(names::WAITS, sizes.sites.saturating_mul(2))
+            .map_max_entries(names::PROCESSES, sizes.processes)
+            .map_max_entries(names::UNATTRIBUTED, sizes.processes)
+            .map_max_entries(names::EVENTS, sizes.ring_bytes)
+            .load(OBJECT)
+            .map_err(|error| load_error(&error))?;
+        let logger =
+            aya_log::EbpfLogger::init(&mut ebpf).map_err(|error| debug!("no log from the eBPF programs: {error}")).ok();
+        let method = choose(&mut ebpf, capability, only)?;
+        info!("probes attach through {}", method.name());
+        for (name, tracepoint) in
+            [(names::PROCESS_EXEC, "sched_process_exec"), (names::PROCESS_EXIT, "sched_process_exit")]
+        {
+            let program: &mut RawTracePoint = program(&mut ebpf, name)?;
+            program.load().and_then(|()| program.attach(tracepoint)).map_err(|error| program_error(&error))?;
+        }
+        Ok(Self { ebpf, method, logger })
+    }
+
+    /// How probes are attached here.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// Passes on what the eBPF programs logged.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    /// Lists a process, so that hits of its binary's probes are counted for it, and tells under which id: where the
+    /// kernel side adopted it meanwhile, under that one.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] where the map of processes is full.
+    pub fn list(&mut self, process: Process) -> Result<ProcessId, KernelError> {
+        const BPF_NOEXIST: u64 = 1;
+        let tgid = process.id.tgid();
+        let Err(error) = self.processes()?.insert(&tgid, &process, BPF_NOEXIST) else { return Ok(process.id) };
+        match self.watched(tgid)? {
+            Some(adopted) => Ok(adopted.id),
+            None => Err(KernelError::Map { action: "write", map: names::PROCESSES, why: with_sources(&error) }),
+        }
+    }
+
+    /// The entry of `tgid` in the list of processes.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn watched(&mut self, tgid: u32) -> Result<Option<Process>, KernelError> {
+        Ok(self.processes()?.get(&tgid, 0).ok())
+    }
+
+    /// Takes a process off the list, if the entry is still its own.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn unwatch(&mut self, id: ProcessId) -> Result<(), KernelError> {
+        if self.watched(id.tgid())?.is_some_and(|listed| listed.id == id) {
+            // Gone already is as good.
+            let _ = self.processes()?.remove(&id.tgid());
+        }
+        Ok(())
+    }
+
+    fn processes(&mut self) -> Result<HashMap<&mut MapData, u32, Process>, KernelError> {
+        self.ebpf
+            .map_mut(names::PROCESSES)
+            .ok_or_else(|| KernelError::Load("the eBPF object has no map of processes".to_owned()))?
+            .try_into()
+            .map_err(|error: aya::maps::MapError| KernelError::Load(error.to_string()))
+    }
+}
+
+/// A program of the object by name and type.
+pub(super) fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, KernelError>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or_else(|| KernelError::Load(format!("the eBPF object has no program {name}")))?
+        .try_into()
+        .map_err(|error: ProgramError| KernelError::Load(error.to_string()))
+}
+
+/// Loads the programs of the first method that the kernel takes.
+fn choose(ebpf: &mut Ebpf, capability: &Capability, only: Option<Method>) -> Result<Method, KernelError> {
+    let mut refused = Vec::new();
+    for method in Method::ALL.into_iter().filter(|method| only.is_none_or(|only| only == *method)) {
+        if method == Method::UprobeMulti && capability.uprobe_multi != Ok(true) {
+            refused.push(format!("{}: this kernel has no uprobe_multi links", method.name()));
+            continue;
+        }
+        let loaded = programs_of(method).iter().try_for_each(|name| {
+            let program: &mut UProbe = program(ebpf, name)?;
+            program.load().map_err(|error| program_error(&error))
+        });
+        match loaded {
+            Ok(()) => return Ok(method),
+            Err(error) => {
+                debug!("{} cannot be used: {error}", method.name());
+                refused.push(format!("{}: {error}", method.name()));
+            }
+        }
+    }
+    Err(KernelError::Load(refused.join("; ")))
+}
+
+/// The programs that a method needs.
+pub(super) fn programs_of(method: Method) -> &'static [&'static str] {
+    match method {
+        Method::UprobeMulti => &[names::SCHEDULER_MULTI],
+        Method::PerfCookie => &[names::SCHEDULER_SINGLE],
+        Method::PerfPlain => &[names::BIRTH_PLAIN, names::PARK_PLAIN, names::EXIT_PLAIN],
+    }
+}
+
+fn load_error(error: &EbpfError) -> KernelError {
+    KernelError::Load(with_sources(error))
+}
+
+fn program_error(error: &ProgramError) -> KernelError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let tail: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            KernelError::Load(format!("{io_error}; the verifier says: {}", tail.join(" / ")))
+        }
+        other => KernelError::Load(with_sources(other)),
+    }
+}
+
+/// An error with the errors behind it, in one line.
+pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+/// Before kernel 5.11 maps count against RLIMIT_MEMLOCK, 64 KiB by default even for root; aya leaves it alone.
+pub(super) fn raise_memlock() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    if let Err(error) = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {
+        debug!("RLIMIT_MEMLOCK stays as it is: {error}");
+    }
+}

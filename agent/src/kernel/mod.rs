@@ -1,0 +1,56 @@
+//! The kernel's side of the agent: what this kernel allows, loading the programs, attaching probes, reading counters and
+//! the ring buffer. The only user of aya.
+//!
+//! - [`capability`]: what this kernel and these privileges allow, asked of the kernel itself,
+//! - [`load`]: from the eBPF object to loaded programs and maps,
+//! - [`attach`]: probes on one binary,
+//! - [`read`]: counters and records out of the maps.
+//!
+//! Nothing here knows Go: a probe is an offset in a file and a word.
+
+pub mod attach;
+pub mod capability;
+pub mod load;
+pub mod read;
+
+pub use attach::Attachment;
+pub use capability::{Capability, Method};
+pub use load::{Kernel, Sizes};
+pub use read::Counters;
+
+/// What can go wrong between the agent and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The agent may not use BPF at all.
+    #[error("not permitted to load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE")]
+    NotPermitted,
+    /// The kernel has no uprobes for BPF.
+    #[error("this kernel ({release}) cannot attach uprobes: {missing}")]
+    Unsupported {
+        /// `uname -r`.
+        release: String,
+        /// What is missing, and the setting that would give it.
+        missing: String,
+    },
+    /// The eBPF object could not be loaded: a kernel this was never run on, or out of memory.
+    #[error("cannot load the eBPF programs: {0}")]
+    Load(String),
+    /// A probe could not be placed.
+    #[error("cannot attach to {path}: {why}")]
+    Attach {
+        /// The binary, as its process names it.
+        path: String,
+        /// The kernel's answer.
+        why: String,
+    },
+    /// A map could not be read or written.
+    #[error("cannot {action} the map {map}: {why}")]
+    Map {
+        /// read, write.
+        action: &'static str,
+        /// Its name in `parkranger_common::names`.
+        map: &'static str,
+        /// The kernel's answer.
+        why: String,
+    },
+}

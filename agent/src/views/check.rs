@@ -1,0 +1,147 @@
+//! What `parkranger check` found, as text and JSON.
+
+use std::{fmt::Write as _, io};
+
+use serde::Serialize;
+
+use super::json::SCHEMA;
+
+/// Everything `check` found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The schema's version.
+    pub schema: u32,
+    /// What the kernel and the privileges allow.
+    pub kernel: KernelReport,
+    /// The target's Go processes.
+    pub targets: Vec<TargetReport>,
+}
+
+/// The kernel's side.
+#[derive(Debug, Serialize)]
+pub struct KernelReport {
+    /// `uname -r`.
+    pub release: String,
+    /// Whether anything can be attached.
+    pub usable: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// How probes are attached.
+    pub method: Option<&'static str>,
+    /// Whether uprobe_multi links can be made; `None` where the kernel would not say.
+    pub uprobe_multi: Option<bool>,
+    /// Whether perf-event uprobes can be made.
+    pub perf_uprobes: bool,
+    /// Effective capabilities that matter.
+    pub capabilities: std::collections::BTreeMap<&'static str, bool>,
+}
+
+/// One process.
+#[derive(Debug, Serialize)]
+pub struct TargetReport {
+    /// Its pid.
+    pub pid: u32,
+    /// Its executable.
+    pub exe: String,
+    /// The shared object with the Go runtime, where that is not the executable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
+    /// Its Go version; `None` where it could not be told.
+    pub go_version: Option<String>,
+    /// Whether it can be watched.
+    pub watchable: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// Where the offsets of the runtime's structs come from.
+    pub layout: Option<String>,
+    /// What would be probed.
+    pub probes: Vec<ProbeReport>,
+    /// Where and why the plan is not the usual one.
+    pub notes: Vec<String>,
+}
+
+/// One probe.
+#[derive(Debug, Serialize)]
+pub struct ProbeReport {
+    /// birth, park, exit.
+    pub event: &'static str,
+    /// The function.
+    pub function: String,
+    /// Where the instruction is in the file, in bytes.
+    pub file_offset: u64,
+    /// Its address in the file's own space.
+    pub address: u64,
+    /// Its text.
+    pub instruction: String,
+    /// Whether the kernel emulates it.
+    pub emulated: bool,
+}
+
+impl Report {
+    /// Writes it as one line of JSON.
+    ///
+    /// # Errors
+    ///
+    /// What writing says.
+    pub fn write_json(&self, mut out: impl io::Write) -> io::Result<()> {
+        serde_json::to_writer(&mut out, self)?;
+        out.write_all(b"\n")
+    }
+
+    /// A new one for this schema.
+    #[must_use]
+    pub fn new(kernel: KernelReport, targets: Vec<TargetReport>) -> Self {
+        Self { schema: SCHEMA, kernel, targets }
+    }
+
+    /// As text for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        let kernel = &self.kernel;
+        let _ = writeln!(text, "kernel {}", kernel.release);
+        let answer = |known: Option<bool>| match known {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "not permitted to ask",
+        };
+        let _ = writeln!(text, "  uprobe_multi links   {}", answer(kernel.uprobe_multi));
+        let _ = writeln!(text, "  perf-event uprobes   {}", answer(Some(kernel.perf_uprobes)));
+        let missing: Vec<&str> = kernel.capabilities.iter().filter(|(_, has)| !**has).map(|(name, _)| *name).collect();
+        let held = if missing.is_empty() { "all".to_owned() } else { format!("without {}", missing.join(", ")) };
+        let _ = writeln!(text, "  capabilities         {held}");
+        let _ = match (&kernel.reason, kernel.method) {
+            (Some(reason), _) => writeln!(text, "  result               cannot watch: {reason}"),
+            (None, method) => writeln!(text, "  result               attaches through {}", method.unwrap_or("nothing")),
+        };
+        for target in &self.targets {
+            let version = target.go_version.as_deref().unwrap_or("Go version unknown");
+            let _ = writeln!(text, "\nprocess {}  {}  {version}", target.pid, target.exe);
+            if let Some(library) = &target.library {
+                let _ = writeln!(text, "  its Go runtime is in {library}");
+            }
+            if let Some(reason) = &target.reason {
+                let _ = writeln!(text, "  cannot be watched: {reason}");
+            }
+            for probe in &target.probes {
+                let _ = writeln!(
+                    text,
+                    "  {:<6} {:<18} {:<14} at {:#x}, file offset {:#x}, {}",
+                    probe.event,
+                    probe.function,
+                    probe.instruction,
+                    probe.address,
+                    probe.file_offset,
+                    if probe.emulated { "emulated by the kernel" } else { "single-stepped" }
+                );
+            }
+            if let Some(layout) = &target.layout {
+                let _ = writeln!(text, "  layout of the runtime's structs from {layout}");
+            }
+            for note in &target.notes {
+                let _ = writeln!(text, "  note: {note}");
+            }
+        }
+        text
+    }
+}

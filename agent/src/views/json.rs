@@ -1,0 +1,150 @@
+//! A snapshot as JSON, schema version 1: a contract that others script against. Fields may be added, none renamed.
+//! `docs/json.md` describes it.
+
+use std::{collections::BTreeMap, io, time::SystemTime};
+
+use serde::Serialize;
+
+use crate::watch::{
+    Snapshot,
+    snapshot::{ProcessSnapshot, SiteSnapshot},
+};
+
+/// The schema's version, in every object.
+pub const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    time: String,
+    processes: Vec<Process<'a>>,
+    /// Losses that belong to no process; empty in a healthy run.
+    losses: &'a BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct Process<'a> {
+    pid: u32,
+    start_time: u64,
+    exe: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    library: Option<&'a str>,
+    go_version: &'a str,
+    fidelity: &'static str,
+    baseline: bool,
+    audits: Audits,
+    ended: bool,
+    goroutines: Goroutines,
+    births: u64,
+    exits: u64,
+    parks: u64,
+    losses: &'a BTreeMap<&'static str, u64>,
+    sites: Vec<Site<'a>>,
+}
+
+/// How often ledger and census were compared, and by how many goroutines they differed.
+#[derive(Serialize)]
+struct Audits {
+    settled: u64,
+    repeated: u64,
+    drift: u64,
+}
+
+#[derive(Serialize)]
+struct Goroutines {
+    live: i64,
+    user: i64,
+    system: i64,
+}
+
+#[derive(Serialize)]
+struct Site<'a> {
+    function: &'a str,
+    file: &'a str,
+    line: u32,
+    start_function: &'a str,
+    system: bool,
+    births: u64,
+    exits: u64,
+    live: i64,
+    parks: u64,
+    waits: &'a BTreeMap<String, u64>,
+    approximate: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    creation_stack: Vec<Frame<'a>>,
+}
+
+#[derive(Serialize)]
+struct Frame<'a> {
+    function: &'a str,
+    file: &'a str,
+    line: u32,
+}
+
+/// Writes a snapshot as one line.
+///
+/// # Errors
+///
+/// What writing says.
+pub fn write(mut out: impl io::Write, snapshot: &Snapshot) -> io::Result<()> {
+    let document = Document {
+        schema: SCHEMA,
+        time: rfc3339(snapshot.time),
+        processes: snapshot.processes.iter().map(process).collect(),
+        losses: &snapshot.losses,
+    };
+    serde_json::to_writer(&mut out, &document)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// A time in UTC with milliseconds.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn process(process: &ProcessSnapshot) -> Process<'_> {
+    Process {
+        pid: process.pid,
+        start_time: process.start_time,
+        exe: &process.exe,
+        library: process.library.as_deref(),
+        go_version: &process.go_version,
+        fidelity: "full",
+        baseline: process.baseline,
+        audits: Audits {
+            settled: process.audits.settled,
+            repeated: process.audits.repeated,
+            drift: process.audits.drift,
+        },
+        ended: process.ended,
+        goroutines: Goroutines { live: process.live(), user: process.user, system: process.system },
+        births: process.births,
+        exits: process.exits,
+        parks: process.parks,
+        losses: &process.losses,
+        sites: process.sites.iter().map(site).collect(),
+    }
+}
+
+fn site(site: &SiteSnapshot) -> Site<'_> {
+    Site {
+        function: &site.function,
+        file: &site.file,
+        line: site.line,
+        start_function: &site.start_function,
+        system: site.system,
+        births: site.births,
+        exits: site.exits,
+        live: site.live,
+        parks: site.parks,
+        waits: &site.waits,
+        approximate: false,
+        creation_stack: site
+            .creation_stack
+            .iter()
+            .map(|frame| Frame { function: &frame.function, file: &frame.file, line: frame.line })
+            .collect(),
+    }
+}

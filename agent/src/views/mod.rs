@@ -1,0 +1,8 @@
+//! One snapshot, shown: as a table for people, as JSON for programs.
+
+pub mod check;
+pub mod json;
+pub mod ps;
+pub mod table;
+
+pub use table::{Sort, TableOptions};

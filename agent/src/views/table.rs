@@ -1,0 +1,282 @@
+//! A snapshot as a table for people.
+
+use std::{cmp::Reverse, collections::HashMap, fmt::Write as _, path::Path};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use parkranger_common::counts::ProcessId;
+
+use crate::watch::{
+    Snapshot,
+    snapshot::{ProcessSnapshot, SiteSnapshot},
+};
+
+/// What rows are sorted by, largest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sort {
+    /// Goroutines there are.
+    #[default]
+    Live,
+    /// Goroutines created.
+    Births,
+    /// Goroutines ended.
+    Exits,
+    /// Times a goroutine parked.
+    Parks,
+}
+
+/// How a table is made.
+#[derive(Clone, Copy, Debug)]
+pub struct TableOptions {
+    /// The order of rows.
+    pub sort: Sort,
+    /// Most rows of one process.
+    pub limit: usize,
+    /// Show who made the goroutines of this many rows: the stack of the `go` statement when its site was first seen.
+    pub stacks: usize,
+    /// Columns there are; `None` for as many as it takes.
+    pub width: Option<u16>,
+    /// Lines there are; `None` for as many as it takes. Rows that do not fit are counted, not dropped silently.
+    pub height: Option<u16>,
+}
+
+/// Rows and lines of one process around its rows: title, goroutines, head, remainder, blank.
+const LINES_AROUND: usize = 5;
+
+/// Shows `snapshot`, with rates since `before` where there is one.
+#[must_use]
+pub fn render(snapshot: &Snapshot, before: Option<&Snapshot>, options: TableOptions) -> String {
+    let mut text = String::new();
+    let seconds = before
+        .and_then(|before| snapshot.time.duration_since(before.time).ok())
+        .map(|elapsed| elapsed.as_secs_f64())
+        .filter(|seconds| *seconds > 0.0);
+    let earlier: HashMap<ProcessId, &ProcessSnapshot> = before
+        .filter(|_| seconds.is_some())
+        .map(|before| before.processes.iter().map(|process| (process.id, process)).collect())
+        .unwrap_or_default();
+    let mut processes: Vec<&ProcessSnapshot> = snapshot.processes.iter().collect();
+    processes.sort_by_key(|process| Reverse(process_key(process, options.sort)));
+    let shares = share_lines(&processes, options);
+    let mut hidden = 0;
+    for (process, rows) in processes.iter().zip(&shares) {
+        if *rows == 0 && !process.sites.is_empty() {
+            hidden += 1;
+            continue;
+        }
+        let earlier = earlier.get(&process.id).copied().zip(seconds);
+        render_process(&mut text, process, earlier, *rows, options);
+    }
+    if hidden > 0 {
+        let _ = writeln!(text, "… and {hidden} more process{}", plural(hidden, "es"));
+    }
+    if snapshot.processes.is_empty() {
+        text.push_str("No process is being watched.\n");
+    }
+    if snapshot.refused > 0 {
+        let _ = writeln!(
+            text,
+            "{} Go process{} cannot be watched: `parkranger check` says why",
+            snapshot.refused,
+            plural(snapshot.refused, "es")
+        );
+    }
+    for (name, count) in &snapshot.losses {
+        let _ = writeln!(text, "LOST {name}: {count}");
+    }
+    text
+}
+
+/// How many rows each process gets: the limit, or a fair share of the screen.
+fn share_lines(processes: &[&ProcessSnapshot], options: TableOptions) -> Vec<usize> {
+    let wanted: Vec<usize> = processes.iter().map(|process| process.sites.len().min(options.limit)).collect();
+    let Some(height) = options.height else { return wanted };
+    // Two lines for what is said under the tables.
+    let mut left = usize::from(height).saturating_sub(2);
+    if options.stacks > 0 {
+        // Stacks are for reading at leisure: the screen scrolls.
+        return wanted;
+    }
+    let mut shares = Vec::with_capacity(wanted.len());
+    for (index, wanted) in wanted.iter().enumerate() {
+        let fair = (left / (processes.len() - index)).max(left.min(LINES_AROUND + 3));
+        let rows = fair.saturating_sub(LINES_AROUND).min(*wanted);
+        left = left.saturating_sub(if rows > 0 { rows + LINES_AROUND } else { 0 });
+        shares.push(rows);
+    }
+    shares
+}
+
+/// What an audit found wrong: nothing, in a healthy run.
+fn drift(process: &ProcessSnapshot) -> String {
+    if process.audits.drift == 0 { String::new() } else { format!(" DRIFT {}", process.audits.drift) }
+}
+
+fn render_process(
+    text: &mut String,
+    process: &ProcessSnapshot,
+    earlier: Option<(&ProcessSnapshot, f64)>,
+    rows: usize,
+    options: TableOptions,
+) {
+    let name = Path::new(&process.exe).file_name().map_or_else(|| process.exe.clone(), |n| n.to_string_lossy().into());
+    let _ = writeln!(
+        text,
+        "{name}  pid {}  {}{}",
+        process.pid,
+        process.go_version,
+        if process.ended { "  ended" } else { "" }
+    );
+    let rate = |now: u64, then: fn(&ProcessSnapshot) -> u64| {
+        earlier.map_or_else(String::new, |(before, seconds)| {
+            format!(" ({}/s)", per_second(now.saturating_sub(then(before)), seconds))
+        })
+    };
+    let _ = writeln!(
+        text,
+        "goroutines {} (user {}, system {}){}  births {}{}  exits {}{}  parks {}{}{}",
+        process.live(),
+        process.user,
+        process.system,
+        if process.baseline { drift(process) } else { " since attach".into() },
+        process.births,
+        rate(process.births, |p| p.births),
+        process.exits,
+        rate(process.exits, |p| p.exits),
+        process.parks,
+        rate(process.parks, |p| p.parks),
+        process
+            .losses
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .fold(String::new(), |text, (name, count)| format!("{text}  LOST {name} {count}")),
+    );
+    let before: HashMap<SiteKey<'_>, &SiteSnapshot> = earlier
+        .map(|(process, _)| process.sites.iter().map(|site| (site_key(site), site)).collect())
+        .unwrap_or_default();
+    let mut sites: Vec<&SiteSnapshot> = process.sites.iter().collect();
+    sites.sort_by(|a, b| {
+        site_sort_key(b, options.sort).cmp(&site_sort_key(a, options.sort)).then_with(|| site_key(a).cmp(&site_key(b)))
+    });
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let head = ["LIVE", "BIRTHS", "/s", "EXITS", "/s", "PARKS", "/s", "WAITS FOR", "CREATED AT", "STARTS"];
+    table.set_header(head);
+    for site in sites.iter().take(rows) {
+        let before = before.get(&site_key(site)).copied();
+        let rate = |now: u64, then: Option<u64>| {
+            earlier.map_or_else(String::new, |(_, seconds)| per_second(now.saturating_sub(then.unwrap_or(0)), seconds))
+        };
+        table.add_row([
+            number(site.live),
+            number(site.births),
+            Cell::new(rate(site.births, before.map(|b| b.births))).set_alignment(CellAlignment::Right),
+            number(site.exits),
+            Cell::new(rate(site.exits, before.map(|b| b.exits))).set_alignment(CellAlignment::Right),
+            number(site.parks),
+            Cell::new(rate(site.parks, before.map(|b| b.parks))).set_alignment(CellAlignment::Right),
+            Cell::new(most_frequent(&site.waits)),
+            Cell::new(created_at(site)),
+            Cell::new(&site.start_function),
+        ]);
+    }
+    for column in table.column_iter_mut().take(7) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for line in table.lines() {
+        let line = line.trim_end();
+        match options.width {
+            Some(width) => text.extend(line.chars().take(usize::from(width))),
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    if rows < sites.len() {
+        let more = sites.len() - rows;
+        let live: i64 = sites.iter().skip(rows).map(|site| site.live).sum();
+        let _ = writeln!(text, "… and {more} more site{} with {live} live", plural(more, "s"));
+    }
+    for site in sites.iter().take(options.stacks.min(rows)) {
+        render_stack(text, site);
+    }
+    text.push('\n');
+}
+
+fn render_stack(text: &mut String, site: &SiteSnapshot) {
+    let _ = writeln!(text, "\n{} goroutines of {} were created by", site.live, site.start_function);
+    if site.creation_stack.is_empty() {
+        let _ = writeln!(
+            text,
+            "    {}  (its stack was not seen: the site was not reached since the attach)",
+            created_at(site)
+        );
+    }
+    for frame in &site.creation_stack {
+        let _ = writeln!(text, "    {}\n        {}:{}", frame.function, frame.file, frame.line);
+    }
+}
+
+type SiteKey<'a> = (&'a str, &'a str, u32, &'a str);
+
+fn site_key(site: &SiteSnapshot) -> SiteKey<'_> {
+    (&site.function, &site.file, site.line, &site.start_function)
+}
+
+fn site_sort_key(site: &SiteSnapshot, sort: Sort) -> (i64, u64) {
+    let of = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let first = match sort {
+        Sort::Live => site.live,
+        Sort::Births => of(site.births),
+        Sort::Exits => of(site.exits),
+        Sort::Parks => of(site.parks),
+    };
+    (first, site.births)
+}
+
+fn process_key(process: &ProcessSnapshot, sort: Sort) -> (bool, i64) {
+    let of = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let count = match sort {
+        Sort::Live => process.live(),
+        Sort::Births => of(process.births),
+        Sort::Exits => of(process.exits),
+        Sort::Parks => of(process.parks),
+    };
+    (!process.ended, count)
+}
+
+fn number(value: impl std::fmt::Display) -> Cell {
+    Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
+}
+
+fn per_second(count: u64, seconds: f64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a rate for reading")]
+    let rate = count as f64 / seconds;
+    if rate > 0.0 && rate < 9.95 { format!("{rate:.1}") } else { format!("{rate:.0}") }
+}
+
+/// The reasons that make up most parks, with their shares.
+fn most_frequent(waits: &std::collections::BTreeMap<String, u64>) -> String {
+    const SHOWN: usize = 2;
+    let total: u64 = waits.values().sum();
+    let mut waits: Vec<(&String, &u64)> = waits.iter().collect();
+    waits.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
+    if let [(only, _)] = waits.as_slice() {
+        return (*only).clone();
+    }
+    let share = |parks: u64| match parks * 100 / total.max(1) {
+        0 => "<1%".to_owned(),
+        percent => format!("{percent}%"),
+    };
+    let shown: Vec<String> =
+        waits.iter().take(SHOWN).map(|(reason, parks)| format!("{reason} {}", share(**parks))).collect();
+    shown.join(", ")
+}
+
+/// `main.handler server.go:42`
+fn created_at(site: &SiteSnapshot) -> String {
+    let file = Path::new(&site.file).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    if file.is_empty() { site.function.clone() } else { format!("{} {file}:{}", site.function, site.line) }
+}
+
+const fn plural(count: usize, ending: &'static str) -> &'static str {
+    if count == 1 { "" } else { ending }
+}

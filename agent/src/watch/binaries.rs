@@ -1,0 +1,240 @@
+//! What is known of each binary: worked out once, shared by all its processes.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use parkranger_common::probe::{GOffsets, MAX_BINARIES, ProbeWord};
+
+use crate::{
+    address::VirtAddr,
+    binary::{Architecture, Binary, BinaryError, may_hold_go},
+    host::{FileId, FileSource, FileVersion, HostError, MappedFile, Mapping},
+    kernel::attach::Probe,
+    plan::{GoroutineSource, Plan},
+    runtime::{Layout, WaitReasons},
+    symbols::{Frame, SymbolSource, Symbolizer},
+};
+
+/// Why the processes of a binary are not watched.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Most programs.
+    #[error("it is not a Go program")]
+    NotGo,
+    /// The file cannot be read or is damaged.
+    #[error("{0}")]
+    Binary(String),
+    /// Where the fields of `g` are is not known.
+    #[error("{0}")]
+    Layout(String),
+    /// No exact set of probes exists.
+    #[error("{0}")]
+    Plan(String),
+    /// The kernel did not take the probes.
+    #[error("{0}")]
+    Attach(String),
+    /// Another architecture than the agent's, under emulation.
+    #[error("it is built for another processor architecture than parkranger")]
+    Architecture,
+    /// The runtime is in a shared object that cannot be watched.
+    #[error("the Go runtime in {path}: {why}")]
+    Library {
+        /// The shared object, as the process sees it.
+        path: String,
+        /// Why not.
+        why: Box<Refusal>,
+    },
+}
+
+/// A binary that can be watched.
+pub struct Watchable {
+    /// The file that runs.
+    pub file: Arc<File>,
+    /// Its facts.
+    pub binary: Arc<Binary>,
+    /// Where the program headers are in the file's addresses: with what the process says, the bias.
+    pub program_headers: VirtAddr,
+    /// The layout of its runtime.
+    pub layout: Layout,
+    /// The instructions to probe.
+    pub plan: Plan,
+    /// The binary's part of every probe's word.
+    pub word: ProbeWord,
+    /// The plan as the kernel stage takes it.
+    pub probes: Vec<Probe>,
+    /// Names of wait reasons.
+    pub wait_reasons: WaitReasons,
+    symbolizer: Symbolizer,
+    names: Mutex<HashMap<(VirtAddr, VirtAddr), SiteNames>>,
+}
+
+/// A site in words.
+#[derive(Clone, Debug, Default)]
+pub struct SiteNames {
+    /// The function with the `go` statement, its file and line.
+    pub created_by: Option<Frame>,
+    /// The function the goroutine starts with, as the user wrote it.
+    pub start: Option<Frame>,
+}
+
+impl Watchable {
+    /// The names of a site, from the cache or worked out.
+    pub fn site_names(&self, gopc: VirtAddr, startpc: VirtAddr) -> SiteNames {
+        let key = (gopc, startpc);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names
+            .entry(key)
+            .or_insert_with(|| SiteNames {
+                created_by: self.frames(gopc).into_iter().next(),
+                start: if startpc.0 == 0 { None } else { self.symbolizer.entry(startpc).ok().flatten() },
+            })
+            .clone()
+    }
+
+    /// The frames of a return address, innermost first. Empty where nothing is known of it.
+    pub fn frames(&self, return_address: VirtAddr) -> Vec<Frame> {
+        self.symbolizer.frames(return_address).unwrap_or_else(|error| {
+            tracing::debug!("no names for {return_address}: {error}");
+            Vec::new()
+        })
+    }
+}
+
+/// All binaries looked at so far, watchable or not.
+pub struct Binaries {
+    symbols: SymbolSource,
+    known: HashMap<FileId, Known>,
+    /// Shared objects by what /proc/PID/maps says of them, so that libc is opened once.
+    libraries: HashMap<(MappedFile, String), Result<FileId, Refusal>>,
+    next: u32,
+}
+
+/// What was found, and the version of the file it was found in: an inode is used again for another file.
+struct Known {
+    version: FileVersion,
+    outcome: Result<Arc<Watchable>, Refusal>,
+}
+
+/// Paths of shared objects are up to the processes; beyond this many all are looked at anew.
+const MAX_LIBRARIES: usize = 1 << 16;
+
+impl Binaries {
+    /// None yet.
+    #[must_use]
+    pub fn new(symbols: SymbolSource) -> Self {
+        Self { symbols, known: HashMap::new(), libraries: HashMap::new(), next: 1 }
+    }
+
+    /// Works out everything about a binary, or remembers it.
+    ///
+    /// # Errors
+    ///
+    /// The [`Refusal`].
+    pub fn understand(&mut self, file: Arc<File>) -> Result<FileId, Refusal> {
+        let (source, id) =
+            FileSource::new(Arc::clone(&file)).map_err(|error| Refusal::Binary(format!("cannot read it: {error}")))?;
+        let version = source.version();
+        // A watchable binary is held open, so its inode is not used again; it may be written to or have its mode
+        // changed, and stays what the kernel's probes are in.
+        if let Some(known) = self.known.get(&id).filter(|known| known.outcome.is_ok() || known.version == version) {
+            return known.outcome.as_ref().map(|_| id).map_err(Refusal::clone);
+        }
+        let outcome = understand(file, source, self.next, self.symbols).map(Arc::new);
+        if outcome.is_ok() {
+            self.next = (self.next + 1) % MAX_BINARIES;
+        }
+        let answer = outcome.as_ref().map(|_| id).map_err(Refusal::clone);
+        self.known.insert(id, Known { version, outcome });
+        answer
+    }
+
+    /// The same for a shared object that some process has mapped; `open` is called for one not seen before.
+    ///
+    /// # Errors
+    ///
+    /// The [`Refusal`]; [`Refusal::NotGo`] also where it cannot be opened, which the next look may change.
+    pub fn library(
+        &mut self,
+        mapping: &Mapping,
+        open: impl FnOnce() -> Result<Arc<File>, HostError>,
+    ) -> Result<FileId, Refusal> {
+        let key = (mapping.file.clone(), mapping.path.clone());
+        if let Some(known) = self.libraries.get(&key) {
+            return known.clone();
+        }
+        let file = open().map_err(|error| {
+            tracing::debug!("{} passed over: {error}", mapping.path);
+            Refusal::NotGo
+        })?;
+        let may_be_go = FileSource::new(Arc::clone(&file)).is_ok_and(|(source, _)| may_hold_go(Arc::new(source)));
+        let outcome = if may_be_go { self.understand(file) } else { Err(Refusal::NotGo) };
+        if self.libraries.len() >= MAX_LIBRARIES {
+            self.libraries.clear();
+        }
+        self.libraries.insert(key, outcome.clone());
+        outcome
+    }
+
+    /// A watchable binary.
+    #[must_use]
+    pub fn get(&self, id: FileId) -> Option<Arc<Watchable>> {
+        self.known.get(&id)?.outcome.as_ref().ok().cloned()
+    }
+}
+
+fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolSource) -> Result<Watchable, Refusal> {
+    let binary = Arc::new(Binary::parse(Arc::new(source)).map_err(|error| match error {
+        BinaryError::NotElf | BinaryError::NotGo => Refusal::NotGo,
+        other => Refusal::Binary(other.to_string()),
+    })?);
+    if Some(binary.architecture()) != Architecture::of_this_agent() {
+        return Err(Refusal::Architecture);
+    }
+    let layout = Layout::of(&binary).map_err(|error| Refusal::Layout(error.to_string()))?;
+    let plan = Plan::of(&*binary).map_err(|error| Refusal::Plan(error.to_string()))?;
+    let wait_reasons = WaitReasons::of(&binary).map_err(|error| Refusal::Layout(error.to_string()))?;
+    let offsets = GOffsets {
+        gopc: layout.gopc,
+        startpc: layout.startpc,
+        waitreason: layout.waitreason,
+        sched_bp: layout.sched_bp,
+    };
+    let word = ProbeWord::for_binary(number, offsets)
+        .ok_or_else(|| Refusal::Layout(format!("its struct g is laid out like no known one: {offsets:?}")))?;
+    let probes: Vec<Probe> = plan
+        .points
+        .iter()
+        .map(|point| Probe {
+            event: point.event,
+            offset: point.offset,
+            word: word
+                .event(point.event)
+                .skip_taken(point.skip_when_branch_taken)
+                .park_in_registers(point.goroutine == GoroutineSource::CurrentG),
+        })
+        .collect();
+    // Programs without a cookie go by the process's word alone, so what its probes share is in there too.
+    let word = word
+        .skip_taken(probes.iter().all(|probe| probe.word.skips_taken()))
+        .park_in_registers(probes.iter().any(|probe| probe.word.is_park_in_registers()));
+    let program_headers = binary
+        .program_headers_address()
+        .ok_or_else(|| Refusal::Binary("its program headers are not loaded with it".to_owned()))?;
+    let symbolizer =
+        Symbolizer::new(Arc::clone(&binary), symbols).map_err(|error| Refusal::Binary(error.to_string()))?;
+    Ok(Watchable {
+        file,
+        binary,
+        program_headers,
+        layout,
+        plan,
+        word,
+        probes,
+        wait_reasons,
+        symbolizer,
+        names: Mutex::default(),
+    })
+}

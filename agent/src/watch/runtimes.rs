@@ -1,0 +1,70 @@
+//! Where the Go runtime of a process is: in its executable, or in a shared object it has loaded (`-buildmode=c-shared`
+//! in Python, a plugin of a C server).
+//!
+//! Only processes whose executable is no Go program have their other files looked at, each file once per host. Of two
+//! runtimes in one process the executable's, else the one at the lowest address, is watched.
+
+use std::path::PathBuf;
+
+use super::binaries::{Binaries, Refusal, Watchable};
+use crate::{
+    address::Bias,
+    host::{FileId, HostError, Mapping, Proc},
+};
+
+/// A runtime that can be watched.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The binary it is in.
+    pub file: FileId,
+    /// The process's executable, as the process sees it.
+    pub exe: PathBuf,
+    /// Where the binary's code is in the process, if it is not the executable.
+    pub library: Option<Mapping>,
+}
+
+impl Found {
+    /// How far the binary was moved when process `pid` loaded it.
+    ///
+    /// # Errors
+    ///
+    /// [`HostError::NoSuchProcess`], [`HostError::NotPermitted`], [`HostError::Unreadable`].
+    pub fn bias(&self, proc: &Proc, pid: u32, binary: &Watchable) -> Result<Bias, HostError> {
+        let Some(library) = &self.library else { return proc.bias(pid, binary.program_headers) };
+        let bias = binary.binary.bias_of_mapping(library.start, library.end, library.offset);
+        bias.ok_or_else(|| HostError::Unreadable {
+            path: proc.root().join(format!("{pid}/maps")),
+            why: format!("{} is not mapped the way its program headers say", library.path),
+        })
+    }
+
+    /// The path of the shared object the runtime is in; `None` for the executable.
+    #[must_use]
+    pub fn library_path(&self) -> Option<&str> {
+        self.library.as_ref().map(|library| library.path.as_str())
+    }
+}
+
+/// Finds the Go runtime of process `pid`, whose executable is `exe`. The inner error says why it cannot be watched.
+///
+/// # Errors
+///
+/// What looking at the process says; then nothing is known about it.
+pub fn find(proc: &Proc, binaries: &mut Binaries, pid: u32, exe: PathBuf) -> Result<Result<Found, Refusal>, HostError> {
+    let why = match binaries.understand(proc.open_executable(pid)?) {
+        Ok(file) => return Ok(Ok(Found { file, exe, library: None })),
+        Err(why) => why,
+    };
+    if !matches!(why, Refusal::NotGo) {
+        return Ok(Err(why));
+    }
+    let mut refusal = why;
+    for mapping in proc.code_mappings(pid)? {
+        match binaries.library(&mapping, || proc.open_mapping(pid, &mapping)) {
+            Ok(file) => return Ok(Ok(Found { file, exe, library: Some(mapping) })),
+            Err(Refusal::NotGo) => {}
+            Err(why) => refusal = Refusal::Library { path: mapping.path, why: Box::new(why) },
+        }
+    }
+    Ok(Err(refusal))
+}

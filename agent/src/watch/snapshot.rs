@@ -1,0 +1,229 @@
+//! One moment of the watch with names instead of addresses: what every view and export is made from.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use parkranger_common::{
+    counts::ProcessId,
+    loss::{HostLoss, ProcessLoss},
+};
+
+use super::{Watch, Watchable, Watched, binaries::SiteNames};
+use crate::{
+    ledger::{Audits, ProcessLedger, Site, Tally},
+    runtime::is_system_goroutine,
+    symbols::Frame,
+};
+
+/// Everything watched at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// When.
+    pub time: SystemTime,
+    /// By pid.
+    pub processes: Vec<ProcessSnapshot>,
+    /// Go processes of the target that cannot be watched.
+    pub refused: usize,
+    /// Losses that belong to no process, by name; only those that are not 0.
+    pub losses: BTreeMap<&'static str, u64>,
+}
+
+/// One process.
+#[derive(Clone, Debug)]
+pub struct ProcessSnapshot {
+    /// Which run of which pid.
+    pub id: ProcessId,
+    /// Its pid.
+    pub pid: u32,
+    /// Clock ticks since boot, as in /proc/PID/stat.
+    pub start_time: u64,
+    /// The executable's path as the process sees it.
+    pub exe: String,
+    /// The shared object with the Go runtime, where that is not the executable.
+    pub library: Option<String>,
+    /// "go1.27.3".
+    pub go_version: String,
+    /// Whether `live` has every goroutine, also those older than the attach.
+    pub baseline: bool,
+    /// What windows found: how often ledger and census were compared, and by how much they differed.
+    pub audits: Audits,
+    /// It has ended; the counts are final.
+    pub ended: bool,
+    /// Births since attach.
+    pub births: u64,
+    /// Exits since attach.
+    pub exits: u64,
+    /// Parks since attach.
+    pub parks: u64,
+    /// Live goroutines as `runtime.NumGoroutine()` counts them.
+    pub user: i64,
+    /// Live goroutines of the runtime itself.
+    pub system: i64,
+    /// Losses by name, also those that are 0.
+    pub losses: BTreeMap<&'static str, u64>,
+    /// The sites.
+    pub sites: Vec<SiteSnapshot>,
+}
+
+impl ProcessSnapshot {
+    /// All live goroutines.
+    #[must_use]
+    pub fn live(&self) -> i64 {
+        self.user + self.system
+    }
+}
+
+/// One site, split by start function.
+#[derive(Clone, Debug)]
+pub struct SiteSnapshot {
+    /// The function with the `go` statement.
+    pub function: String,
+    /// Its file.
+    pub file: String,
+    /// The line of the `go` statement; 0 where it is not known.
+    pub line: u32,
+    /// The function the goroutine starts with.
+    pub start_function: String,
+    /// The runtime's own.
+    pub system: bool,
+    /// Goroutines created since attach.
+    pub births: u64,
+    /// Goroutines ended since attach.
+    pub exits: u64,
+    /// Goroutines there are.
+    pub live: i64,
+    /// Parks since attach.
+    pub parks: u64,
+    /// Parks by wait reason.
+    pub waits: BTreeMap<String, u64>,
+    /// Who called the `go` statement's function when the site was first seen, innermost first.
+    pub creation_stack: Vec<Frame>,
+}
+
+/// What a row is called whose site could not be found.
+pub const UNATTRIBUTED: &str = "(unattributed)";
+
+/// The site of goroutines that C threads get when they call Go: no `go` statement made them.
+pub const C_THREAD: &str = "C thread";
+
+/// `runtime.main` is the first goroutine of every process: whoever saw its birth saw all births.
+const FIRST_GOROUTINE: &str = "runtime.main";
+
+impl Watch {
+    pub(super) fn take_snapshot(&self, host_losses: &[u64; HostLoss::COUNT]) -> Snapshot {
+        let mut processes: Vec<ProcessSnapshot> =
+            self.processes().map(|(id, process, binary)| self.snapshot_process(id, process, &binary)).collect();
+        processes.sort_by_key(|process| (process.pid, process.start_time, process.id));
+        let losses = HostLoss::ALL
+            .iter()
+            .map(|loss| (loss.name(), host_losses[*loss as usize]))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        Snapshot { time: SystemTime::now(), processes, refused: self.refused().count(), losses }
+    }
+
+    fn snapshot_process(&self, id: ProcessId, process: &Watched, binary: &Watchable) -> ProcessSnapshot {
+        let ledger = self.ledger_of(id);
+        let (births, exits, parks) = ledger.totals();
+        let mut sites: Vec<SiteSnapshot> = ledger
+            .sites
+            .iter()
+            .map(|(site, tally)| {
+                let names =
+                    binary.site_names(process.bias.to_virt(site.gopc), process.bias.to_virt_or_zero(site.startpc));
+                let stack = self
+                    .creation_stack(id, site.gopc)
+                    .iter()
+                    .flat_map(|address| binary.frames(process.bias.to_virt(*address)))
+                    // The stack begins inside the runtime's own part of the `go` statement and ends in every
+                    // goroutine's root.
+                    .skip_while(|frame| {
+                        matches!(frame.function.as_str(), "runtime.newproc" | "runtime.systemstack_switch")
+                    })
+                    .filter(|frame| frame.function != "runtime.goexit")
+                    .collect();
+                site_snapshot(*site, tally, names, stack, binary)
+            })
+            .collect();
+        sites.extend(unattributed_row(&ledger));
+        let baseline =
+            ledger.baseline || sites.iter().any(|site| site.start_function == FIRST_GOROUTINE && site.births > 0);
+        let live_of = |system: bool| sites.iter().filter(|site| site.system == system).map(|site| site.live).sum();
+        ProcessSnapshot {
+            id,
+            pid: process.identity.pid,
+            start_time: process.identity.start_time,
+            exe: process.exe.display().to_string(),
+            library: process.library.clone(),
+            go_version: binary.binary.go_version().to_string(),
+            baseline,
+            audits: ledger.audits,
+            ended: process.ended,
+            births,
+            exits,
+            parks,
+            user: live_of(false),
+            system: live_of(true),
+            losses: ProcessLoss::ALL
+                .iter()
+                .map(|loss| (loss.name(), ledger.unattributed.losses[*loss as usize]))
+                .collect(),
+            sites,
+        }
+    }
+}
+
+fn site_snapshot(
+    site: Site,
+    tally: &Tally,
+    names: SiteNames,
+    creation_stack: Vec<Frame>,
+    binary: &Watchable,
+) -> SiteSnapshot {
+    let created_by = names.created_by.unwrap_or_else(|| Frame {
+        function: if site.is_c_thread() { C_THREAD.to_owned() } else { format!("(unknown {})", site.gopc) },
+        file: String::new(),
+        line: 0,
+        inlined: false,
+    });
+    let start_function = match names.start {
+        Some(frame) => frame.function,
+        None if site.startpc.0 == 0 => String::new(),
+        None => format!("(unknown {})", site.startpc),
+    };
+    let mut waits = BTreeMap::new();
+    for (reason, parks) in &tally.waits {
+        let name = binary.wait_reasons.name(*reason).map_or_else(|| format!("reason {reason}"), str::to_owned);
+        *waits.entry(name).or_default() += parks;
+    }
+    SiteSnapshot {
+        system: is_system_goroutine(&start_function),
+        function: created_by.function,
+        file: created_by.file,
+        line: created_by.line,
+        start_function,
+        births: tally.births,
+        exits: tally.exits,
+        live: tally.live(),
+        parks: tally.parks(),
+        waits,
+        creation_stack,
+    }
+}
+
+/// Events that found no site still belong to the process's totals, so they have a row.
+fn unattributed_row(ledger: &ProcessLedger) -> Option<SiteSnapshot> {
+    let lost = &ledger.unattributed;
+    (lost.births + lost.exits + lost.parks > 0).then(|| SiteSnapshot {
+        function: UNATTRIBUTED.to_owned(),
+        file: String::new(),
+        line: 0,
+        start_function: String::new(),
+        system: false,
+        births: lost.births,
+        exits: lost.exits,
+        live: lost.births.cast_signed().wrapping_sub(lost.exits.cast_signed()),
+        parks: lost.parks,
+        waits: BTreeMap::new(),
+        creation_stack: Vec::new(),
+    })
+}

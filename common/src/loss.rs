@@ -1,0 +1,66 @@
+//! Everything that can go missing has a name here, and is shown under it in every view.
+
+macro_rules! losses {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $index:literal: $label:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum $name { $($(#[$variant_doc])* $variant = $index,)* }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in JSON, tables and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+        }
+    };
+}
+
+losses! {
+    /// What can go missing in one process. The events themselves are counted even then; what is lost is said here.
+    ProcessLoss {
+        /// The site map was full: births, exits counted without their site.
+        SiteMapFull = 0: "site_map_full",
+        /// The wait map was full: parks counted without site and reason.
+        WaitMapFull = 1: "wait_map_full",
+        /// The fields of a `g` could not be read: event counted without its site.
+        GoroutineUnreadable = 2: "goroutine_unreadable",
+        /// The start function of a new goroutine could not be read: birth counted at its site, start function unknown.
+        StartUnreadable = 3: "start_unreadable",
+        /// The ring buffer was full: a site's creation stack was not kept. No count is affected.
+        StackDropped = 4: "creation_stack_dropped",
+    }
+}
+
+losses! {
+    /// What can go missing before it is known whose it is.
+    HostLoss {
+        /// The process map was full: a process was not counted at all.
+        ProcessMapFull = 0: "process_map_full",
+        /// The ring buffer was full: the agent learns of a process's start, exec or exit later, from /proc.
+        LifecycleDropped = 1: "process_event_dropped",
+        /// The map of unattributed counts was full: such events of some process went uncounted.
+        UnattributedFull = 2: "unattributed_map_full",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_positions() {
+        for (position, loss) in ProcessLoss::ALL.iter().enumerate() {
+            assert_eq!(*loss as usize, position);
+        }
+        for (position, loss) in HostLoss::ALL.iter().enumerate() {
+            assert_eq!(*loss as usize, position);
+        }
+    }
+}

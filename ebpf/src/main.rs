@@ -1,0 +1,100 @@
+//! parkranger's eBPF programs: three scheduler events of Go, and exec and exit of processes.
+//!
+//! Every program only reads registers and memory of the thread that hit it and adds to maps.
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![allow(internal_features)]
+
+mod creation_stack;
+mod maps;
+mod processes;
+mod registers;
+mod scheduler;
+mod window;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::bpf_get_attach_cookie,
+    macros::{raw_tracepoint, uprobe},
+    programs::{ProbeContext, RawTracePointContext},
+};
+use parkranger_common::{
+    loss::HostLoss,
+    probe::{Event, ProbeWord},
+};
+
+/// The agent drains the ring buffer on a timer: waking it would cost more than everything else together.
+const RING_FLAGS: u64 = BPF_RB_NO_WAKEUP as u64;
+
+#[uprobe(multi)]
+pub fn scheduler_multi(ctx: ProbeContext) -> u32 {
+    scheduler::with_word(&ctx, cookie(&ctx));
+    0
+}
+
+#[uprobe]
+pub fn scheduler_single(ctx: ProbeContext) -> u32 {
+    scheduler::with_word(&ctx, cookie(&ctx));
+    0
+}
+
+#[uprobe]
+pub fn birth_plain(ctx: ProbeContext) -> u32 {
+    scheduler::without_word(&ctx, Event::Birth);
+    0
+}
+
+#[uprobe]
+pub fn park_plain(ctx: ProbeContext) -> u32 {
+    scheduler::without_word(&ctx, Event::Park);
+    0
+}
+
+#[uprobe]
+pub fn exit_plain(ctx: ProbeContext) -> u32 {
+    scheduler::without_word(&ctx, Event::Exit);
+    0
+}
+
+#[uprobe(multi)]
+pub fn empty_multi(_ctx: ProbeContext) -> u32 {
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    processes::exec(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit(ctx: RawTracePointContext) -> i32 {
+    processes::exit(&ctx);
+    0
+}
+
+#[inline(always)]
+fn cookie(ctx: &ProbeContext) -> ProbeWord {
+    // SAFETY: the helper only reads the context the kernel gave us.
+    ProbeWord(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) })
+}
+
+/// Counts a loss that belongs to no process.
+#[inline(always)]
+fn host_loss(loss: HostLoss) {
+    if let Some(value) = maps::HOST_LOSSES.get_ptr_mut(loss as u32) {
+        scheduler::add_one(value);
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,39 @@
+//! The maps. Sizes are defaults; the agent sets them at load.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+};
+use parkranger_common::{
+    counts::{Process, ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey},
+    loss::HostLoss,
+    window::Window,
+};
+
+/// Who is watched, by tgid.
+#[map]
+pub static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(8192, 0);
+
+/// Births and exits by site.
+#[map]
+pub static SITES: PerCpuHashMap<SiteKey, SiteCounts> = PerCpuHashMap::with_max_entries(16384, 0);
+
+/// Parks by site and reason.
+#[map]
+pub static WAITS: PerCpuHashMap<WaitKey, u64> = PerCpuHashMap::with_max_entries(32768, 0);
+
+/// Events without a site, and losses, by process.
+#[map]
+pub static UNATTRIBUTED: HashMap<ProcessId, Unattributed> = HashMap::with_max_entries(8192, 0);
+
+/// What was lost before it was known whose it is, by `HostLoss`.
+#[map]
+pub static HOST_LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(HostLoss::COUNT as u32, 0);
+
+/// Whose births and exits are told one by one.
+#[map]
+pub static WINDOW: Array<Window> = Array::with_max_entries(1, 0);
+
+/// First sights, exec and exit.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

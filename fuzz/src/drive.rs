@@ -1,0 +1,134 @@
+//! One parser at a time over one input. A driver returns whatever the parser says of the bytes; it panics where an answer
+//! breaks what the parser promises.
+
+use std::sync::Arc;
+
+use parkranger::{
+    address::VirtAddr,
+    binary::Binary,
+    plan::Plan,
+    runtime::{Layout, WaitReasons},
+    symbols::{SymbolSource, Symbolizer},
+};
+use parkranger_common::event::{MAX_STACK, Record};
+
+use crate::input::Input;
+
+/// Functions of one file are asked about at no more addresses than this.
+const MAX_PLACES: usize = 96;
+/// No chain of inlined calls is longer (`symbols` refuses at 256).
+const MAX_FRAMES: usize = 257;
+
+/// What is driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parser {
+    /// `Binary::parse` and every question to the result.
+    Binary,
+    /// `Layout::of`: the DWARF of `struct g`.
+    Layout,
+    /// `WaitReasons::of`: code, and the array it leads to.
+    WaitReasons,
+    /// `Symbolizer` on gopclntab.
+    Gopclntab,
+    /// `Symbolizer` on DWARF.
+    Dwarf,
+    /// `Plan::of`: the prologues.
+    Plan,
+    /// `Record::parse`: the ring buffer.
+    Record,
+}
+
+impl Parser {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Binary, Self::Layout, Self::WaitReasons, Self::Gopclntab, Self::Dwarf, Self::Plan, Self::Record];
+
+    /// Its name on the command line and in `corpus/`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Layout => "layout",
+            Self::WaitReasons => "wait-reasons",
+            Self::Gopclntab => "gopclntab",
+            Self::Dwarf => "dwarf",
+            Self::Plan => "plan",
+            Self::Record => "record",
+        }
+    }
+
+    /// Runs it. Says whether the input got as far as an answer.
+    #[allow(clippy::must_use_candidate, reason = "a fuzz target has no use for the answer")]
+    pub fn run(self, input: &[u8]) -> bool {
+        if self == Self::Record {
+            return record(input);
+        }
+        let input = Input::new(input);
+        let places = input.places.clone();
+        let Ok(binary) = Binary::parse(Arc::new(input)) else { return false };
+        let binary = Arc::new(binary);
+        match self {
+            Self::Binary => questions(&binary, &places),
+            Self::Layout => Layout::of(&binary).is_ok_and(|layout| layout.gopc < layout.size),
+            Self::WaitReasons => WaitReasons::of(&binary).is_ok_and(|reasons| reasons.name(0) == Some("")),
+            Self::Gopclntab => symbols(&binary, SymbolSource::Gopclntab, &places),
+            Self::Dwarf => {
+                symbols(&binary, SymbolSource::Dwarf, &places) | symbols(&binary, SymbolSource::Auto, &places)
+            }
+            Self::Plan => plan(&binary),
+            Self::Record => false,
+        }
+    }
+}
+
+fn questions(binary: &Binary, places: &[u64]) -> bool {
+    for name in ["runtime.newproc", "runtime.gopark", "main.main.gowrap1", "internal/abi.NoEscape", ""] {
+        if let Ok(functions) = binary.functions_named(name) {
+            assert!(functions.iter().all(|function| function.name == name), "another name than asked for");
+        }
+    }
+    let _ = binary.inlined_into("runtime.gopark");
+    let _ = binary.inlined_into("main.inlinedOuter[...]");
+    for &place in places.iter().take(MAX_PLACES) {
+        if let Ok(Some(function)) = binary.function_at(VirtAddr(place)) {
+            assert!((function.entry.0..function.end.0).contains(&place), "a function that does not hold the pc");
+        }
+        if let Some(offset) = binary.file_offset(VirtAddr(place)) {
+            let mut byte = [0];
+            assert!(binary.read(VirtAddr(place), &mut byte).is_ok(), "{offset} is in the file and cannot be read");
+        }
+    }
+    !binary.go_version().raw.is_empty()
+}
+
+fn symbols(binary: &Arc<Binary>, source: SymbolSource, places: &[u64]) -> bool {
+    let Ok(symbolizer) = Symbolizer::new(Arc::clone(binary), source) else { return false };
+    let mut named = false;
+    for &place in places.iter().take(MAX_PLACES) {
+        if let Ok(frames) = symbolizer.frames(VirtAddr(place)) {
+            assert!(frames.len() <= MAX_FRAMES, "{} frames at one pc", frames.len());
+            assert!(frames.last().is_none_or(|last| !last.inlined), "the physical function is inlined");
+            named |= !frames.is_empty();
+        }
+        let _ = symbolizer.entry(VirtAddr(place));
+    }
+    named
+}
+
+fn plan(binary: &Binary) -> bool {
+    let Ok(plan) = Plan::of(binary) else { return false };
+    for point in &plan.points {
+        assert!(point.emulated, "{point:?}");
+        assert_eq!(binary.file_offset(point.address), Some(point.offset), "{point:?}");
+    }
+    plan.points.len() >= 3
+}
+
+fn record(input: &[u8]) -> bool {
+    let Some(record) = Record::parse(input) else {
+        assert!(input.len() < size_of::<Record>(), "a whole record was refused");
+        return false;
+    };
+    assert!(record.depth as usize <= MAX_STACK, "a depth outside the stack");
+    true
+}

@@ -1,0 +1,100 @@
+//! parkranger's own programs as variants: the one that counts, and the empty one at the same instruction.
+
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use parkranger::{
+    kernel::{Attachment, Capability, Kernel, Sizes, attach::Probe},
+    symbols::SymbolSource,
+    watch::Binaries,
+};
+use parkranger_common::counts::{Process, ProcessId};
+
+use super::variants::{Event, Traced, Variant};
+use crate::breakpoints::{wait_until_clean, wait_until_probed};
+
+/// The floor: whatever is done at an instruction costs at least this.
+pub const EMPTY: &str = "empty program, same instruction";
+
+/// Which of parkranger's programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// Does nothing.
+    Empty,
+    /// Counts, as it does in production.
+    Counting,
+}
+
+/// One of parkranger's programs on one event.
+pub struct Own {
+    program: Program,
+    kernel: Kernel,
+    attached: Option<(Attachment, ProcessId, Event)>,
+    runs: u64,
+}
+
+impl Own {
+    /// Loads the programs.
+    ///
+    /// # Errors
+    /// When this kernel or these privileges do not allow it.
+    pub fn new(program: Program) -> Result<Self> {
+        let capability = Capability::ask(Path::new("/proc"));
+        let kernel = Kernel::load(&capability, Sizes::default(), None)?;
+        Ok(Self { program, kernel, attached: None, runs: 0 })
+    }
+
+    fn counted(&self, id: ProcessId, event: Event) -> Result<u64> {
+        let counters = self.kernel.counters()?;
+        let sites = counters.sites.iter().filter(|(key, _)| key.process == id);
+        Ok(match event {
+            Event::Birth => sites.map(|(_, counts)| counts.births).sum(),
+            Event::Exit => sites.map(|(_, counts)| counts.exits).sum(),
+            Event::Park => {
+                counters.waits.iter().filter(|(key, _)| key.site.process == id).map(|(_, parks)| *parks).sum()
+            }
+        })
+    }
+}
+
+impl Variant for Own {
+    fn name(&self) -> &'static str {
+        match self.program {
+            Program::Empty => EMPTY,
+            Program::Counting => "parkranger",
+        }
+    }
+
+    fn attach(&mut self, target: &Traced, event: Event) -> Result<()> {
+        let mut binaries = Binaries::new(SymbolSource::Auto);
+        let file = binaries.understand(Arc::new(File::open(&target.path)?))?;
+        let binary = binaries.get(file).context("the target's binary")?;
+        // Each attachment is a run of its own in the counters.
+        self.runs += 1;
+        let id = ProcessId::new(target.pid, self.runs << 20);
+        self.kernel.list(Process { id, word: binary.word.0 })?;
+        let probes: Vec<Probe> = binary.probes.iter().filter(|probe| probe.event == event).copied().collect();
+        let name = target.path.display().to_string();
+        let attachment = match self.program {
+            Program::Empty => self.kernel.attach_empty(&binary.file, &name, &probes)?,
+            Program::Counting => self.kernel.attach(&binary.file, &name, &probes)?,
+        };
+        self.attached = Some((attachment, id, event));
+        for probe in &probes {
+            wait_until_probed(target.pid, probe.offset.0, Duration::from_secs(5))?;
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, at_least: u64) -> Result<()> {
+        let Some((attachment, id, event)) = self.attached.take() else { return Ok(()) };
+        self.kernel.detach(attachment);
+        self.kernel.unwatch(id)?;
+        wait_until_clean(id.tgid(), Duration::from_secs(5))?;
+        if self.program == Program::Counting {
+            let counted = self.counted(id, event)?;
+            ensure!(counted >= at_least, "parkranger counted {counted} of {at_least}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! A test that cannot run here says so: on standard error, and in the file that `PARKRANGER_SKIPS` names.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Why a test cannot run here.
+#[derive(Debug)]
+pub struct Missing(pub String);
+
+/// Records that `test` was skipped. Never silent: a list that cannot be written fails the test.
+pub fn skip(test: &str, missing: &Missing) {
+    let line = format!("{test}: {}\n", missing.0);
+    eprint!("skipped {line}");
+    let Some(list) = std::env::var_os("PARKRANGER_SKIPS") else { return };
+    let written = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&list)
+        // One write: lines of tests that run at the same time do not mix.
+        .and_then(|mut file| file.write_all(line.as_bytes()));
+    assert!(written.is_ok(), "cannot write {}: {written:?}", list.display());
+}
+
+/// Probing needs root.
+///
+/// # Errors
+/// What is missing.
+pub fn root() -> Result<(), Missing> {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    #[allow(unsafe_code, reason = "std has no geteuid")]
+    let uid = unsafe { libc::geteuid() };
+    if uid == 0 { Ok(()) } else { Err(Missing(format!("needs root, this is user {uid}"))) }
+}
+
+/// Uprobes through perf, which the independent counter uses.
+///
+/// # Errors
+/// What is missing.
+pub fn perf_uprobes() -> Result<(), Missing> {
+    root()?;
+    let path = crate::kernel_count::PMU_TYPE;
+    if PathBuf::from(path).exists() { Ok(()) } else { Err(Missing(format!("the kernel has no {path}"))) }
+}
+
+/// The agent under test.
+///
+/// # Errors
+/// What is missing.
+pub fn agent() -> Result<(), Missing> {
+    root()?;
+    if std::env::var_os("PARKRANGER_BIN").is_some() {
+        Ok(())
+    } else {
+        Err(Missing("PARKRANGER_BIN does not name the agent".into()))
+    }
+}
+
+/// Runs a test if its needs are met; fails with the whole chain of causes.
+#[allow(clippy::panic, reason = "this is how a test fails")]
+pub fn run(test: &str, needs: Result<(), Missing>, body: impl FnOnce() -> anyhow::Result<()>) {
+    match needs {
+        Err(missing) => skip(test, &missing),
+        Ok(()) => {
+            if let Err(error) = body() {
+                panic!("{test}: {error:#}");
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What each command needs, installed where it is missing.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::{
+    apt, ebpf,
+    go::{self, NEWEST, TESTED},
+    paths::{Paths, in_path},
+    step::note,
+};
+
+/// A command to be ready for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Purpose {
+    /// The two compilers and bpf-linker
+    Build,
+    /// What build needs, and the Go releases that the tests cover
+    Test,
+    /// What build needs, and the newest Go
+    Demo,
+    /// What test needs, and bpftrace to compare with: everything
+    Bench,
+}
+
+pub(crate) fn run(paths: &Paths, purpose: Purpose) -> Result<ExitCode> {
+    let toolchain = build(paths)?;
+    match purpose {
+        Purpose::Build => {}
+        Purpose::Test => drop(test(paths)?),
+        Purpose::Demo => drop(demo(paths)?),
+        Purpose::Bench => drop(bench(paths)?),
+    }
+    note("setup", &format!("complete; the eBPF half will be built by {toolchain}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For `build`: the compiler and linker of the eBPF half. The agent's compiler is the one that runs us.
+pub(crate) fn build(paths: &Paths) -> Result<ebpf::Toolchain> {
+    ebpf::Toolchain::ensure(paths)
+}
+
+/// For `test`, beyond `build`: the variables that tell the test harness where each Go is.
+pub(crate) fn test(paths: &Paths) -> Result<Vec<(String, PathBuf)>> {
+    go::ensure_c_compiler(paths)?;
+    TESTED.iter().map(|release| Ok((release.variable(), release.ensure(paths)?))).collect()
+}
+
+/// For `demo`, beyond `build`: a `go`.
+pub(crate) fn demo(paths: &Paths) -> Result<PathBuf> {
+    NEWEST.ensure(paths)
+}
+
+/// For `bench`, beyond `build`: as for `test`, and bpftrace.
+pub(crate) fn bench(paths: &Paths) -> Result<Vec<(String, PathBuf)>> {
+    if in_path("bpftrace").is_none() {
+        apt::ensure(paths, &["bpftrace"], "as the benchmarks compare parkranger with it")?;
+    }
+    test(paths)
+}
