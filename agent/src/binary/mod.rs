@@ -26,6 +26,11 @@ mod names;
 pub(crate) mod pclntab;
 mod relocations;
 mod source;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, clippy::panic)]
+mod tests;
 mod version;
 
 use std::sync::{Arc, OnceLock};
