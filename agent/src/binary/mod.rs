@@ -29,7 +29,6 @@ mod source;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, clippy::panic)]
 mod tests;
 mod version;
 

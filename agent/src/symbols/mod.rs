@@ -15,7 +15,6 @@ mod cache;
 mod dwarf;
 mod gopclntab;
 #[cfg(test)]
-#[expect(clippy::indexing_slicing)]
 mod tests;
 
 use std::sync::{

@@ -103,7 +103,7 @@ enum Phase {
 }
 
 enum Step {
-    Goes(OpenWindow),
+    Goes(Box<OpenWindow>),
     Done,
     Unconfirmed,
     Spoiled(Spoiled),
@@ -151,7 +151,7 @@ impl Watch {
             return self.close();
         }
         match self.step(open)? {
-            Step::Goes(open) => self.windows.open = Some(open),
+            Step::Goes(open) => self.windows.open = Some(*open),
             Step::Done => {
                 self.close()?;
                 self.windows.due.insert(id, Due { at: Instant::now() + self.config.audit_every, retry: FIRST_RETRY });
@@ -222,14 +222,14 @@ impl Watch {
 
     fn step(&mut self, mut open: OpenWindow) -> Result<Step, WatchError> {
         match open.phase {
-            Phase::Settling(_) if open.since.elapsed() < SETTLE => Ok(Step::Goes(open)),
+            Phase::Settling(_) if open.since.elapsed() < SETTLE => Ok(Step::Goes(Box::new(open))),
             Phase::Settling(threads) if !threads.is_empty() && open.since.elapsed() < SETTLE_LIMIT => {
                 let pid = open.id.tgid();
                 let stays = |&(tid, then): &(u32, u64)| {
                     self.proc.thread_time(pid, tid).is_some_and(|now| !now.sleeps && now.ran_ns < then + PAST_EVENTS_NS)
                 };
                 open.phase = Phase::Settling(threads.into_iter().filter(stays).collect());
-                Ok(Step::Goes(open))
+                Ok(Step::Goes(Box::new(open)))
             }
             Phase::Settling(_) => {
                 let Some((_, process, binary)) = self.processes().find(|(id, ..)| *id == open.id) else {
@@ -239,10 +239,10 @@ impl Watch {
                 open.before = self.kernel.sites_of(open.id)?;
                 open.phase = Phase::Census;
                 open.since = Instant::now();
-                Ok(Step::Goes(open))
+                Ok(Step::Goes(Box::new(open)))
             }
             Phase::Census => self.after_census(open),
-            Phase::Tail { .. } if open.since.elapsed() < TAIL => Ok(Step::Goes(open)),
+            Phase::Tail { .. } if open.since.elapsed() < TAIL => Ok(Step::Goes(Box::new(open))),
             Phase::Tail { found, at_end } => {
                 let missing = unnumbered(&open.lives);
                 if missing.is_empty() {
@@ -254,7 +254,7 @@ impl Watch {
                     return Ok(Step::Spoiled(Spoiled::Unnumbered));
                 }
                 open.phase = Phase::Stocks { found, at_end };
-                Ok(Step::Goes(open))
+                Ok(Step::Goes(Box::new(open)))
             }
             Phase::Stocks { found, at_end } => {
                 match open.worker.as_ref().map_or(Err(TryRecvError::Disconnected), Worker::stocks) {
@@ -264,7 +264,7 @@ impl Watch {
                     }
                     Err(_) => return Ok(Step::Spoiled(Spoiled::Unnumbered)),
                 }
-                Ok(Step::Goes(open))
+                Ok(Step::Goes(Box::new(open)))
             }
             Phase::Last { ref found, ref at_end, ref stocks } => {
                 let now = self.kernel.sites_of(open.id)?;
@@ -291,7 +291,7 @@ impl Watch {
 
     fn after_census(&mut self, mut open: OpenWindow) -> Result<Step, WatchError> {
         match open.worker.as_ref().map_or(Err(TryRecvError::Disconnected), Worker::census) {
-            Err(TryRecvError::Empty) if open.since.elapsed() < CENSUS_LIMIT => Ok(Step::Goes(open)),
+            Err(TryRecvError::Empty) if open.since.elapsed() < CENSUS_LIMIT => Ok(Step::Goes(Box::new(open))),
             Err(TryRecvError::Empty) => {
                 let (pid, seconds) = (open.id.tgid(), CENSUS_LIMIT.as_secs());
                 Ok(Step::Impossible(CensusError::HeldBack { pid, seconds }))
@@ -312,7 +312,7 @@ impl Watch {
                 self.kernel.set_window(Window { tail: open.id, process: ProcessId(0), ..open.offsets })?;
                 open.since = Instant::now();
                 open.phase = Phase::Tail { found: found.goroutines, at_end };
-                Ok(Step::Goes(open))
+                Ok(Step::Goes(Box::new(open)))
             }
         }
     }
