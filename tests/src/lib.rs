@@ -6,6 +6,7 @@
 //! - [`kernel_count`] counts the hits of an instruction with nothing of parkranger's in the way;
 //! - [`breakpoints`] shows what uprobes have left in a process's code;
 //! - [`compare`] holds what the agent says to what the target counted;
+//! - [`crowd`] has a target in every state, and reads dumps of it;
 //! - [`elf`] finds functions by symbol, as little as the two above need;
 //! - [`skip`] makes sure that what could not be tested is known;
 //! - [`bench`] runs benchmarks beside their peers.
@@ -18,6 +19,7 @@ pub mod agent;
 pub mod bench;
 pub mod breakpoints;
 pub mod compare;
+pub mod crowd;
 pub mod elf;
 pub mod go;
 pub mod kernel_count;
