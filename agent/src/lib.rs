@@ -8,16 +8,20 @@
 //!                       plan/      which instruction to probe, or why not                   (pure)
 //!  a host            ─▶ host/      processes: scan, identity, opening their binaries         (/proc)
 //!                       kernel/    load, attach, counters, ring buffer                       (the only user of aya)
+//!                       census/    every goroutine, read from outside: states, stacks       (target memory)
 //!                       ledger/    births, parks, exits, live, losses                        (pure state, no I/O)
 //!                       symbols/   pc ▶ function, file, line, inlined frames
 //!                       watch/     keeps host, kernel and ledger in step ▶ one snapshot
 //!                       views/     one snapshot ▶ table, JSON
+//!                       export/    one census ▶ dump text, summary, pprof, folded, JSON      (no reading)
 //!                       cli/       arguments ▶ configuration; main.rs only wires
 //! ```
 
 pub mod address;
 pub mod binary;
+pub mod census;
 pub mod cli;
+pub mod export;
 pub mod host;
 pub mod kernel;
 pub mod ledger;

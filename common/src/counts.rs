@@ -55,10 +55,27 @@ pub struct SiteKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SiteCounts {
-    /// Goroutines created.
+    /// Goroutines created outside of windows.
     pub births: u64,
-    /// Goroutines ended.
+    /// Goroutines ended outside of windows.
     pub exits: u64,
+    /// Goroutines created in windows, each with a record.
+    pub window_births: u64,
+    /// Goroutines ended in windows, each with a record.
+    pub window_exits: u64,
+}
+
+impl SiteCounts {
+    /// The counts of two CPUs together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            births: self.births + other.births,
+            exits: self.exits + other.exits,
+            window_births: self.window_births + other.window_births,
+            window_exits: self.window_exits + other.window_exits,
+        }
+    }
 }
 
 /// A site and a reason to park.
@@ -89,6 +106,7 @@ pub struct Unattributed {
 #[allow(unsafe_code, reason = "aya reads and writes map entries as bytes")]
 mod pod {
     use super::{Process, ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey};
+    use crate::window::Window;
 
     // SAFETY: each is `#[repr(C)]` or transparent, made of u64s alone: no padding, every bit pattern valid.
     unsafe impl aya::Pod for Process {}
@@ -102,4 +120,6 @@ mod pod {
     unsafe impl aya::Pod for Unattributed {}
     // SAFETY: as above.
     unsafe impl aya::Pod for WaitKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Window {}
 }

@@ -5,13 +5,15 @@
 //! - [`probe`]: the 64-bit word that a probe carries (its attach cookie),
 //! - [`counts`]: keys and values of the counter maps,
 //! - [`event`]: records of the ring buffer,
-//! - [`loss`]: everything that can go missing, by name.
+//! - [`loss`]: everything that can go missing, by name,
+//! - [`window`]: births and exits told one by one, for a short time.
 #![no_std]
 
 pub mod counts;
 pub mod event;
 pub mod loss;
 pub mod probe;
+pub mod window;
 
 /// Names of the eBPF programs and maps, as both sides spell them.
 pub mod names {
@@ -42,6 +44,8 @@ pub mod names {
     pub const UNATTRIBUTED: &str = "UNATTRIBUTED";
     /// [`crate::loss::HostLoss`] ▶ count, per CPU.
     pub const HOST_LOSSES: &str = "HOST_LOSSES";
+    /// One [`crate::window::Window`].
+    pub const WINDOW: &str = "WINDOW";
     /// The ring buffer of [`crate::event`] records.
     pub const EVENTS: &str = "EVENTS";
 }

@@ -82,7 +82,7 @@ impl ProbeWord {
     #[must_use]
     pub fn for_binary(binary: u32, offsets: GOffsets) -> Option<Self> {
         let GOffsets { gopc, startpc, waitreason, sched_bp } = offsets;
-        let eighth = |offset: u32| (offset % 8 == 0 && offset / 8 <= 0xff).then_some(u64::from(offset / 8));
+        let eighth = |offset: u32| (offset.is_multiple_of(8) && offset / 8 <= 0xff).then_some(u64::from(offset / 8));
         if binary >= MAX_BINARIES
             || u64::from(waitreason) > WAITREASON_MASK
             || u64::from(startpc) != u64::from(gopc) + STARTPC_AFTER_GOPC

@@ -11,6 +11,7 @@ mod maps;
 mod processes;
 mod registers;
 mod scheduler;
+mod window;
 
 use aya_ebpf::{
     EbpfContext as _,

@@ -20,7 +20,7 @@ use parkranger_common::{
 use crate::{
     creation_stack, host_loss,
     maps::{PROCESSES, SITES, UNATTRIBUTED, WAITS},
-    processes, registers,
+    processes, registers, window,
 };
 
 const BIRTH: u64 = Event::Birth as u64;
@@ -89,9 +89,16 @@ fn birth(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
     };
     let key = SiteKey { process: process.id, gopc, startpc };
     let (counts, first) = slot(&SITES, &key);
+    let open = window::of(process.id);
     match counts {
+        // SAFETY: a map value lives until its process's counters are read and removed, after its end.
+        Some(counts) if window::is_inside(open) => add_one(unsafe { &raw mut (*counts).window_births }),
+        // SAFETY: as above.
         Some(counts) => add_one(unsafe { &raw mut (*counts).births }),
         None => lose(process.id, ProcessLoss::SiteMapFull, Some(Event::Birth)),
+    }
+    if let Some(open) = open {
+        window::tell_birth(ctx, &key, open);
     }
     if first {
         creation_stack::send(ctx, &key, word);
@@ -101,14 +108,21 @@ fn birth(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
 /// `gdestroy(gp *g)`, `goexit0(gp *g)`: the dying g is whole.
 #[inline(always)]
 fn exit(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
-    let Some(key) = site_of(process.id, registers::argument_1(ctx), word) else {
+    let g = registers::argument_1(ctx);
+    let Some(key) = site_of(process.id, g, word) else {
         lose(process.id, ProcessLoss::GoroutineUnreadable, Some(Event::Exit));
         return;
     };
+    let open = window::of(process.id);
     match slot(&SITES, &key).0 {
+        // SAFETY: a map value lives until its process's counters are read and removed, after its end.
+        Some(counts) if window::is_inside(open) => add_one(unsafe { &raw mut (*counts).window_exits }),
         // SAFETY: a map value lives until its process's counters are read and removed, after its end.
         Some(counts) => add_one(unsafe { &raw mut (*counts).exits }),
         None => lose(process.id, ProcessLoss::SiteMapFull, Some(Event::Exit)),
+    }
+    if let Some(open) = open {
+        window::tell_exit(g, &key, open);
     }
 }
 
@@ -160,7 +174,7 @@ impl Zero for u64 {
     const ZERO: Self = 0;
 }
 impl Zero for SiteCounts {
-    const ZERO: Self = Self { births: 0, exits: 0 };
+    const ZERO: Self = Self { births: 0, exits: 0, window_births: 0, window_exits: 0 };
 }
 
 /// Counts a loss and, where the event found no site, the event itself.

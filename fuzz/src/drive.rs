@@ -40,15 +40,8 @@ pub enum Parser {
 
 impl Parser {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Binary,
-        Self::Layout,
-        Self::WaitReasons,
-        Self::Gopclntab,
-        Self::Dwarf,
-        Self::Plan,
-        Self::Record,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Binary, Self::Layout, Self::WaitReasons, Self::Gopclntab, Self::Dwarf, Self::Plan, Self::Record];
 
     /// Its name on the command line and in `corpus/`.
     #[must_use]
@@ -79,7 +72,9 @@ impl Parser {
             Self::Layout => Layout::of(&binary).is_ok_and(|layout| layout.gopc < layout.size),
             Self::WaitReasons => WaitReasons::of(&binary).is_ok_and(|reasons| reasons.name(0) == Some("")),
             Self::Gopclntab => symbols(&binary, SymbolSource::Gopclntab, &places),
-            Self::Dwarf => symbols(&binary, SymbolSource::Dwarf, &places) | symbols(&binary, SymbolSource::Auto, &places),
+            Self::Dwarf => {
+                symbols(&binary, SymbolSource::Dwarf, &places) | symbols(&binary, SymbolSource::Auto, &places)
+            }
             Self::Plan => plan(&binary),
             Self::Record => false,
         }

@@ -58,8 +58,11 @@ pub(crate) type Range<'a> = (&'a str, u64, u64);
 pub(crate) fn sections(version: u16, functions: &[Range<'_>]) -> Vec<(&'static str, Vec<u8>)> {
     let low = functions.first().map_or(0, |function| function.1);
     let high = functions.last().map_or(0, |function| function.2);
-    let mut sections =
-        vec![(".debug_abbrev", abbreviations()), (".debug_info", info(version, functions)), (".debug_line", lines(version, low, high))];
+    let mut sections = vec![
+        (".debug_abbrev", abbreviations()),
+        (".debug_info", info(version, functions)),
+        (".debug_line", lines(version, low, high)),
+    ];
     let mut ranges = Bytes::default();
     if version == 5 {
         // One table: header, then a list of start and end for the unit, then one for an inlined call.

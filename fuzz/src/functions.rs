@@ -46,7 +46,8 @@ impl Builder {
             let made = |name| Function { wrapper, ..Function::new(name, body()) };
             functions.extend(["runtime.newproc", "runtime.goexit1"].map(made));
         }
-        functions.extend(["runtime.schedinit", "runtime.waitReason.String"].map(|name| Function::new(name, Vec::new())));
+        functions
+            .extend(["runtime.schedinit", "runtime.waitReason.String"].map(|name| Function::new(name, Vec::new())));
         let three = [body(), body(), body()].concat();
         functions.push(Function { inlines: true, ..Function::new("main.spawn[go.shape.int]", three) });
         functions.push(Function { wraps: true, ..Function::new("main.main.gowrap1", body()) });
@@ -71,9 +72,8 @@ impl Builder {
         let processor = if self.recipe.processor == Processor::Amd64 { "amd64" } else { "arm64" };
         let version = format!("1.{}.", self.recipe.minor);
         let lines = REAL_FUNCTIONS.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        let mut lines = lines.filter(|fields| {
-            matches!(fields[..], [_, of, "plain", named, _, _] if of == processor && named == name)
-        });
+        let mut lines = lines
+            .filter(|fields| matches!(fields[..], [_, of, "plain", named, _, _] if of == processor && named == name));
         let hex = *lines.find(|fields| fields[0].starts_with(&version))?.get(5)?;
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()).collect()
     }
@@ -165,7 +165,16 @@ impl Builder {
         let files = (self.out.len() - pc_table) as u32;
         self.out.varint(2).varint(step(4096)).u8(0);
         let inlined = (self.out.len() - pc_table) as u32;
-        self.out.varint(0).varint(step(4)).varint(2).varint(step(4)).varint(2).varint(step(4)).varint(3).varint(step(4096)).u8(0);
+        self.out
+            .varint(0)
+            .varint(step(4))
+            .varint(2)
+            .varint(step(4))
+            .varint(2)
+            .varint(step(4))
+            .varint(3)
+            .varint(step(4096))
+            .u8(0);
         self.out.align(8);
         parts.push(part(&self.out, 4));
         for (at, offset) in parts {

@@ -204,7 +204,13 @@ impl Builder {
         });
         if let Some((start, end)) = build_info {
             let bytes = end - start;
-            self.sections.push(Section { name: ".go.buildinfo", address: BASE + start, offset: start, bytes, flags: 0 });
+            self.sections.push(Section {
+                name: ".go.buildinfo",
+                address: BASE + start,
+                offset: start,
+                bytes,
+                flags: 0,
+            });
         }
         self.debug();
         let headers = if self.recipe.linking == Linking::NoSections { (0, 0) } else { self.section_headers() };

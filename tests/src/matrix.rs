@@ -115,6 +115,9 @@ pub fn run(minors: &[u32], variants: &[(Variant, &'static str)]) -> Result<bool>
         }
         println!();
     }
-    println!("{notes}{exact} exact, {none} builds that do not exist, {wrong} wrong, in {:.0} s", start.elapsed().as_secs_f64());
+    println!(
+        "{notes}{exact} exact, {none} builds that do not exist, {wrong} wrong, in {:.0} s",
+        start.elapsed().as_secs_f64()
+    );
     Ok(wrong == 0)
 }

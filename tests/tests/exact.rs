@@ -10,7 +10,7 @@ use parkranger_tests::on_every_go;
 use parkranger_tests::skip::agent;
 use parkranger_tests::target::{Exercise, Stats};
 
-on_every_go!(agent: million, every_site, every_variant, blocked_goroutines_are_live);
+on_every_go!(agent: million, every_site, every_variant, every_way_to_attach, blocked_goroutines_are_live);
 
 /// Has the program do something under watch, and gives what both sides counted of it.
 fn watched(
@@ -18,9 +18,19 @@ fn watched(
     variant: Variant,
     act: impl FnOnce(&mut Exercise) -> Result<()>,
 ) -> Result<(Stats, Process)> {
+    watched_with(go, variant, &[], act)
+}
+
+/// [`watched`] with more arguments for the agent.
+fn watched_with(
+    go: &Toolchain,
+    variant: Variant,
+    args: &[&str],
+    act: impl FnOnce(&mut Exercise) -> Result<()>,
+) -> Result<(Stats, Process)> {
     let mut exercise = Exercise::start(&go.build(Program::Exercise, variant)?.path)?;
     exercise.names()?; // it has begun, and its runtime with it
-    let top = Top::start(exercise.pid())?;
+    let top = Top::start_with(exercise.pid(), args)?;
     act(&mut exercise)?;
     exercise.settle()?;
     let stats = exercise.stats()?;
@@ -54,6 +64,16 @@ fn every_variant(go: &Toolchain) -> Result<()> {
     for variant in variants {
         let (stats, agent) = watched(go, variant, spawn_everywhere).with_context(|| format!("{variant:?}"))?;
         same_counts(&stats, &agent).with_context(|| format!("{variant:?}"))?;
+    }
+    Ok(())
+}
+
+/// Older kernels have perf-event uprobes only, and the oldest no cookies.
+fn every_way_to_attach(go: &Toolchain) -> Result<()> {
+    for method in ["uprobe-multi", "perf-cookie", "perf"] {
+        let (stats, agent) =
+            watched_with(go, Variant::Plain, &["--attach", method], spawn_everywhere).context(method)?;
+        same_counts(&stats, &agent).context(method)?;
     }
     Ok(())
 }

@@ -77,7 +77,10 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<ExitCode> {
             failed.push(parser);
         }
         if options.keep {
-            openly(fuzzer(&target, parser).args(["-merge=1", "-max_len=512"]).args([&corpus, &work]), "merging failed")?;
+            openly(
+                fuzzer(&target, parser).args(["-merge=1", "-max_len=512"]).args([&corpus, &work]),
+                "merging failed",
+            )?;
         }
     }
     if !failed.is_empty() {

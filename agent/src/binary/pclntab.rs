@@ -99,6 +99,9 @@ pub(crate) struct Record {
     pub(crate) end: u64,
     pub(crate) name_offset: u32,
     pub(crate) id: u8,
+    /// `abi.FuncFlag`.
+    pub(crate) flags: u8,
+    pc_sp: u32,
     pc_file: u32,
     pc_line: u32,
     cu_offset: u32,
@@ -255,6 +258,8 @@ impl Pclntab {
             end: self.text.checked_add(u64::from(end))?,
             name_offset: u32_at(raw, 4)?,
             id: u8_at(raw, fixed - 4)?,
+            flags: u8_at(raw, fixed - 3)?,
+            pc_sp: u32_at(raw, 16)?,
             pc_file: u32_at(raw, 20)?,
             pc_line: u32_at(raw, 24)?,
             cu_offset: u32_at(raw, 32)?,
@@ -331,6 +336,12 @@ impl Pclntab {
             line: u32::try_from(line).unwrap_or_default(),
             inlined: self.inlined_call(image, record, pc)?,
         }))
+    }
+
+    /// How far the function has moved the stack pointer down at `pc`, in bytes. `None` where the table does not say:
+    /// code that is not Go's.
+    pub(crate) fn sp_delta(&self, image: &Image, record: &Record, pc: u64) -> Result<Option<u32>, BinaryError> {
+        Ok(self.pc_value(image, record, record.pc_sp, pc)?.and_then(|delta| u32::try_from(delta).ok()))
     }
 
     fn file(&self, image: &Image, record: &Record, index: u32) -> Result<Option<String>, BinaryError> {

@@ -6,6 +6,8 @@ use std::{
 };
 
 use crate::{
+    binary::BinaryError,
+    census::CensusError,
     host::HostError,
     watch::{WatchError, binaries::Refusal},
 };
@@ -39,6 +41,8 @@ pub(super) enum Failure {
     Watch(#[from] WatchError),
     #[error(transparent)]
     Host(#[from] HostError),
+    #[error("process {pid}: {why}")]
+    Census { pid: u32, why: CensusError },
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
     #[error("{0}")]
@@ -61,6 +65,10 @@ pub(super) fn report(done: Result<(), Failure>) -> Exit {
         Failure::NothingToWatch(_) | Failure::Watch(WatchError::Nothing(_)) => Exit::NothingToWatch,
         // The probes were refused by the kernel, not by what the binary is.
         Failure::Watch(WatchError::Refused { why: Refusal::Attach(_), .. }) => Exit::Failure,
+        // What the process is, not what went wrong.
+        Failure::Census { why: CensusError::Binary(BinaryError::NotElf | BinaryError::NotGo), .. }
+        | Failure::Census { why: CensusError::Layout(_) | CensusError::NotFound { .. }, .. }
+        | Failure::Host(HostError::NoExecutable { .. }) => Exit::NothingToWatch,
         Failure::Watch(WatchError::Refused { .. } | WatchError::Host(HostError::NoExecutable { .. })) => {
             Exit::NothingToWatch
         }

@@ -3,6 +3,7 @@
 //! Parsing validates and never acts; each command is a file.
 
 mod check;
+mod dump;
 mod exit;
 mod logging;
 mod ps;
@@ -35,6 +36,8 @@ enum Command {
     Top(top::Options),
     /// Say what this kernel, these privileges and each target allow, and what would be probed.
     Check(check::Options),
+    /// Write every goroutine of a process: its state, creation site and stack. The process is not stopped.
+    Dump(dump::Options),
     /// List the Go processes of this host: what they are, what bites them, whether they can be watched.
     Ps(ps::Options),
     /// Print a completion script for a shell.
@@ -52,6 +55,7 @@ pub fn run() -> Exit {
     let done = match arguments.command {
         Command::Top(options) => top::run(options),
         Command::Check(options) => check::run(&options),
+        Command::Dump(options) => dump::run(&options),
         Command::Ps(options) => ps::run(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -8,10 +8,10 @@ use crate::{kernel::Method, symbols::SymbolSource, watch::Target};
 /// Which processes; every Go process of the host where nothing is given.
 #[derive(Clone, Debug, Args)]
 pub(super) struct TargetOptions {
-    /// Watch this process; may be given more than once.
+    /// This process; may be given more than once.
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
-    /// Watch processes whose executable matches: a path pattern, or a file name pattern if it has no slash.
+    /// Processes whose executable matches: a path pattern, or a file name pattern if it has no slash.
     #[arg(short, long, value_name = "GLOB", conflicts_with = "pid", value_parser = glob)]
     exe: Option<GlobMatcher>,
     /// Where names of functions and lines come from.
@@ -22,8 +22,9 @@ pub(super) struct TargetOptions {
     pub(super) attach: Option<Method>,
 }
 
+/// `--symbols`.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Symbols {
+pub(super) enum Symbols {
     /// DWARF where the binary has it, else gopclntab.
     #[default]
     Auto,
@@ -48,10 +49,16 @@ impl TargetOptions {
     }
 
     pub(super) fn symbols(&self) -> SymbolSource {
-        match self.symbols {
-            Symbols::Auto => SymbolSource::Auto,
-            Symbols::Dwarf => SymbolSource::Dwarf,
-            Symbols::Gopclntab => SymbolSource::Gopclntab,
+        self.symbols.source()
+    }
+}
+
+impl Symbols {
+    pub(super) fn source(self) -> SymbolSource {
+        match self {
+            Self::Auto => SymbolSource::Auto,
+            Self::Dwarf => SymbolSource::Dwarf,
+            Self::Gopclntab => SymbolSource::Gopclntab,
         }
     }
 }

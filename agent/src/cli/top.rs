@@ -19,9 +19,6 @@ use crate::{
     watch::{Config, Snapshot, Watch},
 };
 
-/// How often the ring buffer is emptied. It is never waited on: waking the agent would cost the target more than
-/// everything else together.
-const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// How often the host is searched for binaries not seen yet.
 const SCAN_EVERY: Duration = Duration::from_secs(2);
 /// Shortest interval: below it the agent would do nothing but read.
@@ -40,12 +37,18 @@ pub(super) struct Options {
     /// Show one interval and stop.
     #[arg(long, conflicts_with = "run_for")]
     once: bool,
+    /// Time between two audits of a process: a census that must find what the ledger says.
+    #[arg(long = "audit-every", value_name = "TIME", default_value = "1m", value_parser = duration)]
+    audit_every: Duration,
     /// Sort rows by this count, largest first.
     #[arg(short, long, value_enum, default_value_t)]
     sort: Sort,
     /// Show at most this many sites of a process.
     #[arg(short, long, default_value_t = 20, value_name = "N")]
     limit: usize,
+    /// Show the whole creation stack of the first N sites below each table.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = "3")]
+    stacks: usize,
     /// Print one line of JSON per interval instead of a table, with every site (see docs/json.md).
     #[arg(long)]
     json: bool,
@@ -67,28 +70,35 @@ async fn watch(options: Options) -> Result<(), Failure> {
         target: options.target.target(),
         symbols: options.target.symbols(),
         sizes: Sizes::default(),
+        audit_every: options.audit_every,
         attach: options.target.attach,
     };
     let mut watch = Watch::start(Proc::default(), config)?;
     let start = Instant::now();
     let mut screen = Screen::new(&options);
-    // The first line says that everything is attached; counts begin here.
+    // Counts begin here: a first line of JSON says that everything is attached, a first table has rates.
+    let attached = watch.snapshot()?;
     if options.json && !options.once {
-        screen.show(watch.snapshot()?)?;
+        screen.show(attached)?;
+    } else {
+        screen.before = Some(attached);
     }
     let end = if options.once { Some(start + options.interval) } else { options.run_for.map(|time| start + time) };
-    let mut drain = interval_at(start + DRAIN_EVERY, DRAIN_EVERY);
     let mut scan = interval_at(start + SCAN_EVERY, SCAN_EVERY);
     let mut show = interval_at(start + options.interval, options.interval);
-    for interval in [&mut drain, &mut scan, &mut show] {
+    for interval in [&mut scan, &mut show] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
+    let mut drain_at = start + watch.drain_every();
     loop {
         tokio::select! {
             biased;
             () = stop.asked() => break,
             () = sleep_until(end.unwrap_or(start)), if end.is_some() => break,
-            _ = drain.tick() => watch.drain()?,
+            () = sleep_until(drain_at) => {
+                watch.drain()?;
+                drain_at = Instant::now() + watch.drain_every();
+            }
             _ = scan.tick() => watch.scan()?,
             _ = show.tick(), if !options.once => {
                 screen.show(watch.snapshot()?)?;
@@ -98,7 +108,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
             }
         }
     }
-    screen.finish(watch.snapshot()?)
+    screen.finish(&watch.snapshot()?)
 }
 
 /// SIGINT and SIGTERM.
@@ -124,6 +134,7 @@ impl Stop {
 struct Screen {
     json: bool,
     redraw: bool,
+    title: String,
     options: TableOptions,
     before: Option<Snapshot>,
 }
@@ -141,7 +152,15 @@ impl Screen {
         Self {
             json: options.json,
             redraw,
-            options: TableOptions { sort: options.sort, limit: options.limit, width: None, height: None },
+            title: format!("every {}, by {:?}", humantime::format_duration(options.interval), options.sort)
+                .to_lowercase(),
+            options: TableOptions {
+                sort: options.sort,
+                limit: options.limit,
+                stacks: options.stacks,
+                width: None,
+                height: None,
+            },
             before: None,
         }
     }
@@ -153,14 +172,16 @@ impl Screen {
             return Ok(());
         }
         let mut options = self.options;
+        let time = json::rfc3339(snapshot.time);
         if self.redraw {
             if let Ok(size) = rustix::termios::tcgetwinsize(&out) {
                 options.width = Some(size.ws_col);
-                options.height = Some(size.ws_row);
+                // One line is the title's.
+                options.height = Some(size.ws_row.saturating_sub(1));
             }
-            out.write_all(HOME_AND_CLEAR.as_bytes())?;
+            writeln!(out, "{HOME_AND_CLEAR}parkranger  {time}  {}  Ctrl-C ends", self.title)?;
         } else {
-            writeln!(out, "── {}", json::rfc3339(snapshot.time))?;
+            writeln!(out, "── {time}")?;
         }
         out.write_all(table::render(&snapshot, self.before.as_ref(), options).as_bytes())?;
         out.flush()?;
@@ -169,13 +190,17 @@ impl Screen {
     }
 
     /// Shows the final state where it stays.
-    fn finish(mut self, snapshot: Snapshot) -> Result<(), Failure> {
+    fn finish(mut self, snapshot: &Snapshot) -> Result<(), Failure> {
         self.leave();
         if self.json {
-            json::write(io::stdout().lock(), &snapshot)?;
+            json::write(io::stdout().lock(), snapshot)?;
         } else {
-            let text = table::render(&snapshot, self.before.as_ref(), self.options);
-            io::stdout().lock().write_all(text.as_bytes())?;
+            let mut out = io::stdout().lock();
+            if let Ok(size) = rustix::termios::tcgetwinsize(&out) {
+                self.options.width = Some(size.ws_col);
+            }
+            let text = table::render(snapshot, self.before.as_ref(), self.options);
+            out.write_all(text.as_bytes())?;
         }
         Ok(())
     }

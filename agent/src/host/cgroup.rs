@@ -80,7 +80,8 @@ impl Cgroup {
         for (controller, path) in &self.paths {
             let folder = if controller.is_empty() { root.to_owned() } else { root.join(controller) };
             // A hybrid system mounts version 2 beside the controllers of version 1.
-            let folder = if controller.is_empty() && root.join("unified").is_dir() { root.join("unified") } else { folder };
+            let folder =
+                if controller.is_empty() && root.join("unified").is_dir() { root.join("unified") } else { folder };
             for level in levels(&folder, path) {
                 let cpu = match controller.as_str() {
                     "" => read(&level.join("cpu.max")).and_then(|text| quota(&text)),

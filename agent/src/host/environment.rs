@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn only_the_runtimes_variables_are_kept() {
-        let environment = Environment::parse(b"PATH=/bin\0GOGC=off\0GOGC=100\0GODEBUG=\0XGOMAXPROCS=1\0GOTRACEBACK\0\0");
+        let environment =
+            Environment::parse(b"PATH=/bin\0GOGC=off\0GOGC=100\0GODEBUG=\0XGOMAXPROCS=1\0GOTRACEBACK\0\0");
         assert_eq!(environment.iter().collect::<Vec<_>>(), [("GOGC", "off")]);
     }
 

@@ -3,6 +3,7 @@
 //! - [`process`]: one process, its identity and its executable,
 //! - [`file`]: a binary's bytes without mapping them,
 //! - [`mapping`]: the code in its memory,
+//! - [`memory`]: what is in a process's memory, read while it runs,
 //! - [`cgroup`]: its container or unit, and its limits,
 //! - [`environment`]: what its Go runtime was told at the start.
 //!
@@ -12,10 +13,12 @@ pub mod cgroup;
 pub mod environment;
 pub mod file;
 pub mod mapping;
+pub mod memory;
 pub mod process;
 
 pub use cgroup::{Cgroup, Limits};
 pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};
+pub use memory::{Batch, Memory, MemoryError, ProcessMemory};
 pub use process::{HostError, Identity, Proc};

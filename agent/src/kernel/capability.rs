@@ -105,3 +105,34 @@ fn effective_capabilities(proc_root: &Path) -> u64 {
         })
         .unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(may_load: bool, perf_uprobes: bool, uprobe_multi: bool) -> Capability {
+        Capability {
+            release: "5.10.0-test".to_owned(),
+            perf_uprobes,
+            uprobe_multi: Ok(uprobe_multi),
+            may_load,
+            capabilities: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_uprobes_is_named_with_what_it_lacks() {
+        let error = answers(true, false, false).require().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "this kernel (5.10.0-test) cannot attach uprobes: it was built without CONFIG_UPROBE_EVENTS"
+        );
+        assert!(answers(true, true, false).require().is_ok());
+        assert!(answers(true, false, true).require().is_ok());
+    }
+
+    #[test]
+    fn privileges_come_first() {
+        assert!(matches!(answers(false, false, false).require(), Err(KernelError::NotPermitted)));
+    }
+}

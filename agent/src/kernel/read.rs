@@ -1,11 +1,12 @@
 //! Counters and records out of the maps.
 
-use aya::maps::{HashMap, Map, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
 use parkranger_common::{
     counts::{ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey},
     event::Record,
     loss::HostLoss,
     names,
+    window::{Life, Window},
 };
 
 use super::{Kernel, KernelError};
@@ -32,21 +33,18 @@ impl Kernel {
     pub fn counters(&self) -> Result<Counters, KernelError> {
         let mut counters = Counters::default();
         let sites: PerCpuHashMap<_, SiteKey, SiteCounts> = self.map(names::SITES)?;
-        for entry in sites.iter() {
+        for entry in &sites {
             let (key, values) = entry.map_err(|error| read_error(names::SITES, &error))?;
-            let sum = values.iter().fold(SiteCounts::default(), |sum, value| SiteCounts {
-                births: sum.births + value.births,
-                exits: sum.exits + value.exits,
-            });
+            let sum = values.iter().fold(SiteCounts::default(), |sum, value| sum.plus(*value));
             counters.sites.push((key, sum));
         }
         let waits: PerCpuHashMap<_, WaitKey, u64> = self.map(names::WAITS)?;
-        for entry in waits.iter() {
+        for entry in &waits {
             let (key, values) = entry.map_err(|error| read_error(names::WAITS, &error))?;
             counters.waits.push((key, values.iter().sum()));
         }
         let unattributed: HashMap<_, ProcessId, Unattributed> = self.map(names::UNATTRIBUTED)?;
-        for entry in unattributed.iter() {
+        for entry in &unattributed {
             counters.unattributed.push(entry.map_err(|error| read_error(names::UNATTRIBUTED, &error))?);
         }
         let losses: PerCpuArray<_, u64> = self.map(names::HOST_LOSSES)?;
@@ -82,18 +80,52 @@ impl Kernel {
         Ok(())
     }
 
-    /// Empties the ring buffer.
+    /// Empties the ring buffer: what is told of processes and sites, and births and exits of the open window.
     ///
     /// # Errors
     ///
     /// [`KernelError::Map`].
-    pub fn records(&mut self) -> Result<Vec<Record>, KernelError> {
+    pub fn records(&mut self) -> Result<(Vec<Record>, Vec<Life>), KernelError> {
         let mut ring: RingBuf<_> = self.map_mut(names::EVENTS)?;
-        let mut records = Vec::new();
+        let (mut records, mut lives) = (Vec::new(), Vec::new());
         while let Some(item) = ring.next() {
-            records.extend(Record::parse(&item));
+            match Life::parse(&item) {
+                Some(life) => lives.push(life),
+                None => records.extend(Record::parse(&item)),
+            }
         }
-        Ok(records)
+        Ok((records, lives))
+    }
+
+    /// The counts of one process's sites alone.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn sites_of(&self, process: ProcessId) -> Result<Vec<(SiteKey, SiteCounts)>, KernelError> {
+        let sites: PerCpuHashMap<_, SiteKey, SiteCounts> = self.map(names::SITES)?;
+        let mut found = Vec::new();
+        for entry in sites.iter() {
+            let (key, values) = entry.map_err(|error| read_error(names::SITES, &error))?;
+            if key.process == process {
+                found.push((key, values.iter().fold(SiteCounts::default(), |sum, value| sum.plus(*value))));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Says whose births and exits are told one by one from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn set_window(&mut self, window: Window) -> Result<(), KernelError> {
+        let mut map: Array<_, Window> = self.map_mut(names::WINDOW)?;
+        map.set(0, &window, 0).map_err(|error| KernelError::Map {
+            action: "write",
+            map: names::WINDOW,
+            why: super::load::with_sources(&error),
+        })
     }
 
     fn map<'a, T: TryFrom<&'a Map, Error = MapError>>(&'a self, name: &'static str) -> Result<T, KernelError> {

@@ -4,11 +4,16 @@
 //! becoming wrong: it is only older. It refuses to invent: a birth whose start function could not be read goes to the
 //! start function of its site only where that is the only one.
 
+mod baseline;
+pub mod window;
+
 use std::collections::BTreeMap;
 
-use parkranger_common::counts::{ProcessId, Unattributed};
+use parkranger_common::counts::{ProcessId, SiteCounts, SiteKey, Unattributed};
 
-use crate::{address::RuntimeAddr, kernel::Counters};
+pub use baseline::{Audits, Baseline};
+
+use crate::{address::RuntimeAddr, census::Origin, kernel::Counters};
 
 /// A creation site in one process, split by the function that is started there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,6 +22,20 @@ pub struct Site {
     pub gopc: RuntimeAddr,
     /// `g.startpc`: entry of the start function; 0 where it could not be read.
     pub startpc: RuntimeAddr,
+}
+
+impl Site {
+    /// Goroutines of C threads that call Go are made by no `go` statement.
+    #[must_use]
+    pub fn is_c_thread(self) -> bool {
+        self.gopc.0 == 0 && self.startpc.0 == 0
+    }
+}
+
+impl From<Origin> for Site {
+    fn from(Origin { gopc, startpc }: Origin) -> Self {
+        Self { gopc, startpc }
+    }
 }
 
 /// What happened at a site since attach.
@@ -28,13 +47,15 @@ pub struct Tally {
     pub exits: u64,
     /// Parks by wait reason.
     pub waits: BTreeMap<u8, u64>,
+    /// Goroutines that were there before, as far as is known.
+    pub baseline: i64,
 }
 
 impl Tally {
-    /// Births minus exits. Negative where goroutines from before the attach ended and no baseline is known.
+    /// Baseline and births minus exits. Negative where goroutines from before the attach ended and no baseline is known.
     #[must_use]
     pub fn live(&self) -> i64 {
-        self.births.cast_signed().wrapping_sub(self.exits.cast_signed())
+        self.baseline.wrapping_add(self.births.cast_signed()).wrapping_sub(self.exits.cast_signed())
     }
 
     /// Parks for any reason.
@@ -59,6 +80,10 @@ pub struct ProcessLedger {
     pub sites: BTreeMap<Site, Tally>,
     /// Events that no site is known for, and losses.
     pub unattributed: Unattributed,
+    /// Whether the goroutines from before the attach are in it.
+    pub baseline: bool,
+    /// What windows found.
+    pub audits: Audits,
 }
 
 impl ProcessLedger {
@@ -69,6 +94,14 @@ impl ProcessLedger {
             (self.unattributed.births, self.unattributed.exits, self.unattributed.parks),
             |(births, exits, parks), tally| (births + tally.births, exits + tally.exits, parks + tally.parks()),
         )
+    }
+
+    fn count(&mut self, counters: &[(SiteKey, SiteCounts)]) {
+        for (key, counts) in counters {
+            let tally = self.sites.entry(site(key)).or_default();
+            tally.births += counts.births + counts.window_births;
+            tally.exits += counts.exits + counts.window_exits;
+        }
     }
 
     /// Gives births of an unread start function to the start function of their site, where there is just one.
@@ -89,16 +122,15 @@ impl ProcessLedger {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     processes: BTreeMap<ProcessId, ProcessLedger>,
+    baselines: BTreeMap<ProcessId, Baseline>,
 }
 
 impl Ledger {
     /// Takes over the kernel's counters. They are totals: what was there before is replaced.
     pub fn apply(&mut self, counters: &Counters) {
         let mut processes: BTreeMap<ProcessId, ProcessLedger> = BTreeMap::new();
-        for (key, counts) in &counters.sites {
-            let tally = processes.entry(key.process).or_default().sites.entry(site(key)).or_default();
-            tally.births += counts.births;
-            tally.exits += counts.exits;
+        for entry in &counters.sites {
+            processes.entry(entry.0.process).or_default().count(std::slice::from_ref(entry));
         }
         for (key, parks) in &counters.waits {
             let tally = processes.entry(key.site.process).or_default().sites.entry(site(&key.site)).or_default();
@@ -117,20 +149,45 @@ impl Ledger {
     /// The ledger of a process; an empty one where nothing was counted yet.
     #[must_use]
     pub fn process(&self, id: ProcessId) -> ProcessLedger {
-        self.processes.get(&id).cloned().unwrap_or_default()
+        let mut process = self.processes.get(&id).cloned().unwrap_or_default();
+        if let Some(baseline) = self.baselines.get(&id) {
+            process.baseline = baseline.is_known();
+            process.audits = baseline.audits;
+            for (site, count) in baseline.sites() {
+                process.sites.entry(site).or_default().baseline = count;
+            }
+        }
+        process
+    }
+
+    /// Takes what a window found of a process: the goroutines `alive` at its end and the `counters` as they were then.
+    /// Tells the drift.
+    pub fn settle(&mut self, id: ProcessId, alive: &BTreeMap<Site, u64>, counters: &[(SiteKey, SiteCounts)]) -> u64 {
+        let mut counted = ProcessLedger::default();
+        counted.count(counters);
+        counted.settle_unread_starts();
+        self.baselines.entry(id).or_default().settle(alive, &counted)
+    }
+
+    /// Notes a window that said nothing.
+    pub fn spoiled(&mut self, id: ProcessId) {
+        self.baselines.entry(id).or_default().audits.repeated += 1;
+    }
+
+    /// Forgets a process that is gone for good.
+    pub fn forget(&mut self, id: ProcessId) {
+        self.processes.remove(&id);
+        self.baselines.remove(&id);
     }
 }
 
-fn site(key: &parkranger_common::counts::SiteKey) -> Site {
+fn site(key: &SiteKey) -> Site {
     Site { gopc: RuntimeAddr(key.gopc), startpc: RuntimeAddr(key.startpc) }
 }
 
 #[cfg(test)]
 mod tests {
-    use parkranger_common::{
-        counts::{SiteCounts, SiteKey, WaitKey},
-        loss::ProcessLoss,
-    };
+    use parkranger_common::{counts::WaitKey, loss::ProcessLoss};
 
     use super::*;
 
@@ -145,7 +202,7 @@ mod tests {
     fn counters_are_totals() {
         let mut ledger = Ledger::default();
         let counters = Counters {
-            sites: vec![(key(P, 16, 32), SiteCounts { births: 5, exits: 2 })],
+            sites: vec![(key(P, 16, 32), SiteCounts { births: 3, exits: 2, window_births: 2, window_exits: 0 })],
             waits: vec![(WaitKey { site: key(P, 16, 32), reason: 19 }, 7)],
             ..Counters::default()
         };
@@ -163,7 +220,7 @@ mod tests {
         let mut unattributed = Unattributed { births: 10, exits: 3, parks: 2, ..Unattributed::default() };
         unattributed.losses[ProcessLoss::SiteMapFull as usize] = 13;
         ledger.apply(&Counters {
-            sites: vec![(key(P, 16, 32), SiteCounts { births: 1, exits: 1 })],
+            sites: vec![(key(P, 16, 32), SiteCounts { births: 1, exits: 1, ..SiteCounts::default() })],
             unattributed: vec![(P, unattributed)],
             ..Counters::default()
         });
@@ -175,11 +232,11 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.apply(&Counters {
             sites: vec![
-                (key(P, 16, 0), SiteCounts { births: 1, exits: 0 }),
-                (key(P, 16, 32), SiteCounts { births: 4, exits: 5 }),
-                (key(P, 64, 0), SiteCounts { births: 1, exits: 0 }),
-                (key(P, 64, 32), SiteCounts { births: 1, exits: 0 }),
-                (key(P, 64, 48), SiteCounts { births: 1, exits: 0 }),
+                (key(P, 16, 0), SiteCounts { births: 1, exits: 0, ..SiteCounts::default() }),
+                (key(P, 16, 32), SiteCounts { births: 4, exits: 5, ..SiteCounts::default() }),
+                (key(P, 64, 0), SiteCounts { births: 1, exits: 0, ..SiteCounts::default() }),
+                (key(P, 64, 32), SiteCounts { births: 1, exits: 0, ..SiteCounts::default() }),
+                (key(P, 64, 48), SiteCounts { births: 1, exits: 0, ..SiteCounts::default() }),
             ],
             ..Counters::default()
         });

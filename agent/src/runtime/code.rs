@@ -39,7 +39,7 @@ pub(crate) fn direct_calls(binary: &Binary, function: &Function) -> Result<Vec<V
     let all: Vec<u64> = match binary.architecture() {
         Architecture::Amd64 => Decoder::with_ip(64, &code, function.entry.0, DecoderOptions::NONE)
             .iter()
-            .filter(|instruction| instruction.is_call_near())
+            .filter(iced_x86::Instruction::is_call_near)
             .map(|instruction| instruction.near_branch_target())
             .collect(),
         // BL: a signed 26-bit count of words.

@@ -9,9 +9,11 @@ pub(crate) mod code;
 mod dwarf_layout;
 mod layout;
 mod layouts;
+pub(crate) mod scheduler;
 mod settings;
 mod system;
 mod wait_reasons;
+pub(crate) mod waiting;
 
 pub use layout::{Layout, LayoutError, LayoutSource};
 pub use settings::{Allowance, Settings};

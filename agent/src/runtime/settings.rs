@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn nothing_set_is_nothing_to_say() {
         assert_eq!(warnings(Settings::default(), "go1.27.3", Allowance::default()), [""; 0]);
-        let harmless = Settings { godebug: Some("asyncpreemptoff=0,http2client=0"), gogc: Some("50"), ..Default::default() };
+        let harmless =
+            Settings { godebug: Some("asyncpreemptoff=0,http2client=0"), gogc: Some("50"), ..Default::default() };
         assert_eq!(warnings(harmless, "go1.27.3", Allowance::default()), [""; 0]);
     }
 

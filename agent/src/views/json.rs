@@ -32,6 +32,7 @@ struct Process<'a> {
     go_version: &'a str,
     fidelity: &'static str,
     baseline: bool,
+    audits: Audits,
     ended: bool,
     goroutines: Goroutines,
     births: u64,
@@ -39,6 +40,14 @@ struct Process<'a> {
     parks: u64,
     losses: &'a BTreeMap<&'static str, u64>,
     sites: Vec<Site<'a>>,
+}
+
+/// How often ledger and census were compared, and by how many goroutines they differed.
+#[derive(Serialize)]
+struct Audits {
+    settled: u64,
+    repeated: u64,
+    drift: u64,
 }
 
 #[derive(Serialize)]
@@ -104,6 +113,11 @@ fn process(process: &ProcessSnapshot) -> Process<'_> {
         go_version: &process.go_version,
         fidelity: "full",
         baseline: process.baseline,
+        audits: Audits {
+            settled: process.audits.settled,
+            repeated: process.audits.repeated,
+            drift: process.audits.drift,
+        },
         ended: process.ended,
         goroutines: Goroutines { live: process.live(), user: process.user, system: process.system },
         births: process.births,

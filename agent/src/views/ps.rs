@@ -91,7 +91,8 @@ impl Build {
             (self.pgo, "PGO"),
             (self.race, "race"),
         ];
-        let mut words: Vec<&str> = facts.into_iter().filter(|(fact, _)| *fact == Some(true)).map(|(_, word)| word).collect();
+        let mut words: Vec<&str> =
+            facts.into_iter().filter(|(fact, _)| *fact == Some(true)).map(|(_, word)| word).collect();
         words.extend(self.mode.as_deref().filter(|mode| !matches!(*mode, "exe" | "pie")));
         words.join(" ")
     }
@@ -124,7 +125,9 @@ impl List {
             table.add_row([
                 Cell::new(row.pid).set_alignment(CellAlignment::Right),
                 Cell::new(row.name()),
-                Cell::new(row.go_version.as_deref().map_or("?", |version| version.strip_prefix("go").unwrap_or(version))),
+                Cell::new(
+                    row.go_version.as_deref().map_or("?", |version| version.strip_prefix("go").unwrap_or(version)),
+                ),
                 Cell::new(row.module.as_deref().or(row.main_package.as_deref()).unwrap_or("-")),
                 Cell::new(row.version.as_deref().unwrap_or("-")),
                 Cell::new(row.build.words()),
@@ -142,7 +145,8 @@ impl List {
             }
         }
         for row in &self.processes {
-            let notes = row.reason.iter().map(|reason| format!("cannot be watched: {reason}")).chain(row.warnings.clone());
+            let notes =
+                row.reason.iter().map(|reason| format!("cannot be watched: {reason}")).chain(row.warnings.clone());
             for note in notes {
                 let _ = writeln!(text, "{} ({}): {note}", row.name(), row.pid);
             }
@@ -156,7 +160,8 @@ impl List {
 
 impl Row {
     fn name(&self) -> String {
-        let base = |path: &str| Path::new(path).file_name().map_or_else(|| path.to_owned(), |n| n.to_string_lossy().into());
+        let base =
+            |path: &str| Path::new(path).file_name().map_or_else(|| path.to_owned(), |n| n.to_string_lossy().into());
         match &self.library {
             Some(library) => format!("{} [{}]", base(&self.exe), base(library)),
             None => base(&self.exe),
@@ -218,7 +223,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_watched_says_why() {
-        let refused = Row { watchable: false, reason: Some("too old".to_owned()), library: Some("/x/libgo.so".to_owned()), ..row() };
+        let refused = Row {
+            watchable: false,
+            reason: Some("too old".to_owned()),
+            library: Some("/x/libgo.so".to_owned()),
+            ..row()
+        };
         let text = List::new(vec![refused], [("run as root".to_owned(), 3)].into()).to_text();
         assert!(text.contains("[libgo.so]") && text.contains("cannot be watched: too old"), "{text}");
         assert!(text.contains("3 processes not looked at: run as root"), "{text}");

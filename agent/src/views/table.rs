@@ -31,6 +31,8 @@ pub struct TableOptions {
     pub sort: Sort,
     /// Most rows of one process.
     pub limit: usize,
+    /// Show who made the goroutines of this many rows: the stack of the `go` statement when its site was first seen.
+    pub stacks: usize,
     /// Columns there are; `None` for as many as it takes.
     pub width: Option<u16>,
     /// Lines there are; `None` for as many as it takes. Rows that do not fit are counted, not dropped silently.
@@ -90,6 +92,10 @@ fn share_lines(processes: &[&ProcessSnapshot], options: TableOptions) -> Vec<usi
     let Some(height) = options.height else { return wanted };
     // Two lines for what is said under the tables.
     let mut left = usize::from(height).saturating_sub(2);
+    if options.stacks > 0 {
+        // Stacks are for reading at leisure: the screen scrolls.
+        return wanted;
+    }
     let mut shares = Vec::with_capacity(wanted.len());
     for (index, wanted) in wanted.iter().enumerate() {
         let fair = (left / (processes.len() - index)).max(left.min(LINES_AROUND + 3));
@@ -98,6 +104,11 @@ fn share_lines(processes: &[&ProcessSnapshot], options: TableOptions) -> Vec<usi
         shares.push(rows);
     }
     shares
+}
+
+/// What an audit found wrong: nothing, in a healthy run.
+fn drift(process: &ProcessSnapshot) -> String {
+    if process.audits.drift == 0 { String::new() } else { format!(" DRIFT {}", process.audits.drift) }
 }
 
 fn render_process(
@@ -126,7 +137,7 @@ fn render_process(
         process.live(),
         process.user,
         process.system,
-        if process.baseline { "" } else { " since attach" },
+        if process.baseline { drift(process) } else { " since attach".into() },
         process.births,
         rate(process.births, |p| p.births),
         process.exits,
@@ -184,7 +195,24 @@ fn render_process(
         let live: i64 = sites.iter().skip(rows).map(|site| site.live).sum();
         let _ = writeln!(text, "… and {more} more site{} with {live} live", plural(more, "s"));
     }
+    for site in sites.iter().take(options.stacks.min(rows)) {
+        render_stack(text, site);
+    }
     text.push('\n');
+}
+
+fn render_stack(text: &mut String, site: &SiteSnapshot) {
+    let _ = writeln!(text, "\n{} goroutines of {} were created by", site.live, site.start_function);
+    if site.creation_stack.is_empty() {
+        let _ = writeln!(
+            text,
+            "    {}  (its stack was not seen: the site was not reached since the attach)",
+            created_at(site)
+        );
+    }
+    for frame in &site.creation_stack {
+        let _ = writeln!(text, "    {}\n        {}:{}", frame.function, frame.file, frame.line);
+    }
 }
 
 type SiteKey<'a> = (&'a str, &'a str, u32, &'a str);
@@ -215,7 +243,7 @@ fn process_key(process: &ProcessSnapshot, sort: Sort) -> (bool, i64) {
     (!process.ended, count)
 }
 
-fn number(value: impl ToString) -> Cell {
+fn number(value: impl std::fmt::Display) -> Cell {
     Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
 }
 

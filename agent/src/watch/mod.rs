@@ -3,6 +3,7 @@
 //! - [`target`]: which processes are meant,
 //! - [`runtimes`]: which file of a process holds its Go runtime,
 //! - [`binaries`]: what is known of each binary, once, for all its processes,
+//! - `window`, `worker`: the baseline of each process, and its audits,
 //! - [`snapshot`]: the ledger with names instead of addresses, for views and exports.
 //!
 //! A process of a watched binary that starts later is counted from its first goroutine on: the kernel side adopts it by
@@ -12,12 +13,15 @@ pub mod binaries;
 pub mod runtimes;
 pub mod snapshot;
 pub mod target;
+mod window;
+mod worker;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use parkranger_common::{
@@ -38,6 +42,7 @@ use crate::{
     ledger::{Ledger, ProcessLedger},
     symbols::SymbolSource,
 };
+use window::Windows;
 
 /// Why watching cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +80,8 @@ pub struct Config {
     pub symbols: SymbolSource,
     /// Sizes of the kernel's maps.
     pub sizes: Sizes,
+    /// Time between two audits of a process.
+    pub audit_every: Duration,
     /// How probes are attached; `None` for the best way this kernel has.
     pub attach: Option<Method>,
 }
@@ -89,12 +96,14 @@ pub(crate) struct Watched {
     pub(crate) bias: Bias,
     /// It has ended, or become another program; its counts are final.
     pub(crate) ended: bool,
+    /// Its memory cannot be read as it should: no baseline, no audits.
+    pub(crate) no_census: bool,
 }
 
 impl Watched {
     fn new(identity: Identity, found: &Found, bias: Bias) -> Self {
         let library = found.library_path().map(str::to_owned);
-        Self { identity, exe: found.exe.clone(), library, file: found.file, bias, ended: false }
+        Self { identity, exe: found.exe.clone(), library, file: found.file, bias, ended: false, no_census: false }
     }
 }
 
@@ -113,6 +122,7 @@ pub struct Watch {
     refused: BTreeMap<Identity, Refused>,
     /// Ended processes that the last snapshot showed.
     shown_ended: HashSet<ProcessId>,
+    windows: Windows,
 }
 
 /// A Go process that cannot be watched.
@@ -171,12 +181,15 @@ impl Watch {
             creation_stacks: BTreeMap::new(),
             refused: BTreeMap::new(),
             shown_ended: HashSet::new(),
+            windows: Windows::default(),
         };
         watch.scan()?;
         if let Target::Pids(pids) = watch.config.target.clone() {
             for pid in pids {
                 watch.require(pid)?;
             }
+            // Who names a process waits for it: its first line is to have all goroutines.
+            watch.take_baselines(window::PATIENCE)?;
         } else if watch.processes.is_empty() {
             return Err(WatchError::Nothing(watch.nothing_found()));
         }
@@ -327,9 +340,12 @@ impl Watch {
     ///
     /// [`WatchError::Kernel`].
     pub fn drain(&mut self) -> Result<(), WatchError> {
-        for record in self.kernel.records()? {
+        let (records, lives) = self.kernel.records()?;
+        for record in records {
             self.take(&record)?;
         }
+        self.take_lives(lives);
+        self.step_window()?;
         self.kernel.flush_log();
         Ok(())
     }
@@ -422,6 +438,7 @@ impl Watch {
         self.kernel.remove_counters(&gone)?;
         for id in &gone {
             self.processes.remove(id);
+            self.ledger.forget(*id);
         }
         self.creation_stacks.retain(|(id, _), _| !gone.contains(id));
         self.shown_ended = self.processes.iter().filter(|(_, process)| process.ended).map(|(id, _)| *id).collect();

@@ -50,12 +50,7 @@ impl Found {
 /// # Errors
 ///
 /// What looking at the process says; then nothing is known about it.
-pub fn find(
-    proc: &Proc,
-    binaries: &mut Binaries,
-    pid: u32,
-    exe: PathBuf,
-) -> Result<Result<Found, Refusal>, HostError> {
+pub fn find(proc: &Proc, binaries: &mut Binaries, pid: u32, exe: PathBuf) -> Result<Result<Found, Refusal>, HostError> {
     let why = match binaries.understand(proc.open_executable(pid)?) {
         Ok(file) => return Ok(Ok(Found { file, exe, library: None })),
         Err(why) => why,

@@ -9,7 +9,7 @@ use parkranger_common::{
 
 use super::{Watch, Watchable, Watched, binaries::SiteNames};
 use crate::{
-    ledger::{ProcessLedger, Site, Tally},
+    ledger::{Audits, ProcessLedger, Site, Tally},
     runtime::is_system_goroutine,
     symbols::Frame,
 };
@@ -44,6 +44,8 @@ pub struct ProcessSnapshot {
     pub go_version: String,
     /// Whether `live` has every goroutine, also those older than the attach.
     pub baseline: bool,
+    /// What windows found: how often ledger and census were compared, and by how much they differed.
+    pub audits: Audits,
     /// It has ended; the counts are final.
     pub ended: bool,
     /// Births since attach.
@@ -100,6 +102,9 @@ pub struct SiteSnapshot {
 /// What a row is called whose site could not be found.
 pub const UNATTRIBUTED: &str = "(unattributed)";
 
+/// The site of goroutines that C threads get when they call Go: no `go` statement made them.
+pub const C_THREAD: &str = "C thread";
+
 /// `runtime.main` is the first goroutine of every process: whoever saw its birth saw all births.
 const FIRST_GOROUTINE: &str = "runtime.main";
 
@@ -129,16 +134,19 @@ impl Watch {
                     .creation_stack(id, site.gopc)
                     .iter()
                     .flat_map(|address| binary.frames(process.bias.to_virt(*address)))
-                    // The stack begins inside the runtime's own part of the `go` statement.
+                    // The stack begins inside the runtime's own part of the `go` statement and ends in every
+                    // goroutine's root.
                     .skip_while(|frame| {
                         matches!(frame.function.as_str(), "runtime.newproc" | "runtime.systemstack_switch")
                     })
+                    .filter(|frame| frame.function != "runtime.goexit")
                     .collect();
                 site_snapshot(*site, tally, names, stack, binary)
             })
             .collect();
         sites.extend(unattributed_row(&ledger));
-        let baseline = sites.iter().any(|site| site.start_function == FIRST_GOROUTINE && site.births > 0);
+        let baseline =
+            ledger.baseline || sites.iter().any(|site| site.start_function == FIRST_GOROUTINE && site.births > 0);
         let live_of = |system: bool| sites.iter().filter(|site| site.system == system).map(|site| site.live).sum();
         ProcessSnapshot {
             id,
@@ -148,6 +156,7 @@ impl Watch {
             library: process.library.clone(),
             go_version: binary.binary.go_version().to_string(),
             baseline,
+            audits: ledger.audits,
             ended: process.ended,
             births,
             exits,
@@ -171,7 +180,7 @@ fn site_snapshot(
     binary: &Watchable,
 ) -> SiteSnapshot {
     let created_by = names.created_by.unwrap_or_else(|| Frame {
-        function: format!("(unknown {})", site.gopc),
+        function: if site.is_c_thread() { C_THREAD.to_owned() } else { format!("(unknown {})", site.gopc) },
         file: String::new(),
         line: 0,
         inlined: false,

@@ -14,7 +14,11 @@ fn main() -> Result<ExitCode> {
     let mut minors: Vec<u32> = words.iter().filter_map(minor_of).collect();
     let mut variants: Vec<(Variant, &'static str)> =
         Variant::MATRIX.into_iter().filter(|(_, name)| words.iter().any(|word| word == name)).collect();
-    ensure!(minors.len() + variants.len() == words.len(), "known are Go versions (1.27) and {:?}", Variant::MATRIX.map(|v| v.1));
+    ensure!(
+        minors.len() + variants.len() == words.len(),
+        "known are Go versions (1.27) and {:?}",
+        Variant::MATRIX.map(|v| v.1)
+    );
     if minors.is_empty() {
         minors = MINORS.to_vec();
     }

@@ -1,0 +1,164 @@
+//! What parked goroutines wait on: channels, and from Go 1.26 on locks.
+//!
+//! A goroutine's `waiting` leads to one `sudog` per channel it waits on, linked by `waitlink`. Refuses a sudog that does
+//! not name the goroutine it was reached from, and follows at most [`MAX_LINKS`] of one goroutine, so that a list that
+//! bites its own tail ends.
+
+use std::collections::HashMap;
+
+use crate::{
+    address::RuntimeAddr,
+    binary::bytes::{u32_at, u64_at},
+    host::{Batch, Memory, MemoryError},
+    runtime::waiting::{SudogLayout, channel},
+};
+
+/// Cases of one `select` that are followed.
+const MAX_LINKS: usize = 256;
+/// Objects kept of one census.
+const MAX_OBJECTS: usize = 16 << 20;
+
+/// Something goroutines wait on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitObject {
+    /// Where it is.
+    pub address: RuntimeAddr,
+    /// A channel's state when it was read; `None` for a lock.
+    pub channel: Option<Channel>,
+    /// How many goroutines of this census wait on it.
+    pub waiters: u32,
+}
+
+/// A channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel {
+    /// Elements in its buffer.
+    pub len: u64,
+    /// Room in its buffer.
+    pub cap: u64,
+    /// Whether it is closed.
+    pub closed: bool,
+}
+
+/// Which objects of a census one goroutine waits on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WaitsOn {
+    start: u32,
+    count: u16,
+}
+
+/// All objects that goroutines of a census wait on.
+#[derive(Debug, Default)]
+pub struct WaitObjects {
+    known: HashMap<u64, u32>,
+    objects: Vec<WaitObject>,
+    links: Vec<u32>,
+}
+
+impl WaitObjects {
+    /// What a goroutine waits on; more than one for a `select`.
+    pub fn of(&self, waits: WaitsOn) -> impl Iterator<Item = &WaitObject> {
+        let start = waits.start as usize;
+        let links = self.links.get(start..start + usize::from(waits.count)).unwrap_or_default();
+        links.iter().filter_map(|index| self.objects.get(*index as usize))
+    }
+
+    /// Notes that a goroutine waits on `found`.
+    pub(super) fn record(&mut self, found: &[Found]) -> WaitsOn {
+        let start = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
+        for found in found {
+            if self.objects.len() >= MAX_OBJECTS {
+                break;
+            }
+            let index = *self.known.entry(found.address).or_insert_with(|| {
+                self.objects.push(WaitObject { address: RuntimeAddr(found.address), channel: None, waiters: 0 });
+                u32::try_from(self.objects.len() - 1).unwrap_or(u32::MAX)
+            });
+            if let Some(object) = self.objects.get_mut(index as usize) {
+                object.channel = found.channel.or(object.channel);
+                object.waiters = object.waiters.saturating_add(1);
+            }
+            self.links.push(index);
+        }
+        let count = u16::try_from(self.links.len() - start as usize).unwrap_or(u16::MAX);
+        WaitsOn { start, count }
+    }
+}
+
+/// One thing that one goroutine waits on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    address: u64,
+    is_channel: bool,
+    channel: Option<Channel>,
+}
+
+/// One goroutine to be looked at, and what was found.
+pub(super) struct Asked {
+    /// Address of its struct.
+    pub(super) g: u64,
+    /// Its next sudog, 0 at the end.
+    pub(super) next: u64,
+    pub(super) found: Vec<Found>,
+}
+
+/// Follows the lists of many goroutines, one step of all of them at a time. `budget` is how many sudogs may be read.
+pub(super) fn follow(
+    memory: &impl Memory,
+    layout: SudogLayout,
+    asked: &mut [Asked],
+    batch: &mut Batch,
+    budget: &mut u64,
+) -> Result<(), MemoryError> {
+    for _ in 0..MAX_LINKS {
+        batch.clear();
+        let mut pieces: Vec<(usize, usize)> = Vec::new();
+        for (index, one) in asked.iter().enumerate().filter(|(_, one)| one.next != 0) {
+            pieces.push((index, batch.add(RuntimeAddr(one.next), layout.size)));
+        }
+        *budget = budget.saturating_sub(pieces.len() as u64);
+        if pieces.is_empty() || *budget == 0 {
+            break;
+        }
+        memory.read_batch(batch)?;
+        for (index, piece) in pieces {
+            let Some(one) = asked.get_mut(index) else { continue };
+            one.next = 0;
+            let Some(sudog) = batch.get(piece) else { continue };
+            let word = |at| u64_at(sudog, at).unwrap_or_default();
+            if word(layout.g) != one.g {
+                // Not a sudog of its: it has gone on meanwhile.
+                continue;
+            }
+            let (channel, lock) = (word(layout.channel), word(layout.elem));
+            if channel != 0 {
+                one.found.push(Found { address: channel, is_channel: true, channel: None });
+            } else if layout.has_locks && lock != 0 {
+                one.found.push(Found { address: lock, is_channel: false, channel: None });
+            }
+            one.next = word(layout.waitlink);
+        }
+    }
+    channels(memory, asked, batch)
+}
+
+/// Reads the heads of all channels found.
+fn channels(memory: &impl Memory, asked: &mut [Asked], batch: &mut Batch) -> Result<(), MemoryError> {
+    batch.clear();
+    let mut pieces: HashMap<u64, usize> = HashMap::new();
+    for found in asked.iter().flat_map(|one| &one.found).filter(|found| found.is_channel) {
+        pieces.entry(found.address).or_insert_with(|| batch.add(RuntimeAddr(found.address), channel::HEAD_BYTES));
+    }
+    memory.read_batch(batch)?;
+    for found in asked.iter_mut().flat_map(|one| &mut one.found) {
+        let head = pieces.get(&found.address).and_then(|piece| batch.get(*piece));
+        found.channel = head.filter(|_| found.is_channel).and_then(|head| {
+            Some(Channel {
+                len: u64_at(head, channel::QCOUNT)?,
+                cap: u64_at(head, channel::DATAQSIZ)?,
+                closed: u32_at(head, channel::CLOSED)? != 0,
+            })
+        });
+    }
+    Ok(())
+}

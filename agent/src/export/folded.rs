@@ -1,0 +1,37 @@
+//! One line per different stack, outermost function first, and how many goroutines have it: input of flame graphs.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+use super::Dump;
+
+/// Writes the lines, in order of their text.
+///
+/// # Errors
+///
+/// What writing says.
+pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
+    let mut lines: BTreeMap<String, u64> = BTreeMap::new();
+    for ((stack, _), group) in dump.by_stack() {
+        let calls = stack.map_or(&[][..], |stack| dump.census.stacks.calls(stack));
+        let places: Vec<_> = calls.iter().map(|call| (call, dump.names.place(*call))).collect();
+        let mut functions: Vec<String> = Vec::new();
+        for (call, place) in places.iter().rev() {
+            if place.frames.is_empty() {
+                functions.push(format!("{:#x}", call.pc().0));
+            }
+            // A semicolon or a space would end the name.
+            functions.extend(place.frames.iter().rev().map(|frame| frame.function.replace([';', ' ', '\n'], "_")));
+        }
+        if functions.is_empty() {
+            functions.push("[running]".to_owned());
+        }
+        *lines.entry(functions.join(";")).or_default() += group.count;
+    }
+    for (stack, count) in lines {
+        writeln!(out, "{stack} {count}")?;
+    }
+    out.flush()
+}

@@ -1,0 +1,116 @@
+//! One census, written in the forms Go people know.
+//!
+//! | file | form |
+//! |---|---|
+//! | `text` | the runtime's own dump (`debug=2`, SIGQUIT) |
+//! | `summary` | the goroutine profile as text (`debug=1`), with the memory of the stacks |
+//! | `pprof` | the goroutine profile for `go tool pprof` |
+//! | `folded` | one line per stack, for flame graphs |
+//! | `json` | everything, for programs (docs/json.md) |
+//!
+//! Nothing here reads a process; names come from its binary.
+
+pub mod folded;
+pub mod json;
+mod names;
+pub mod pprof;
+mod profile;
+pub mod summary;
+pub mod text;
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+pub use names::{Names, Place};
+
+use crate::{
+    binary::GoVersion,
+    census::{CallSite, Census, Goroutine, LabelsId, StackId, Status},
+    host::Mapping,
+    runtime::WaitReasons,
+};
+
+/// What every form is written from.
+pub struct Dump<'a> {
+    /// The goroutines.
+    pub census: &'a Census,
+    /// Names of addresses.
+    pub names: &'a Names<'a>,
+    /// Names of wait reasons.
+    pub wait_reasons: &'a WaitReasons,
+    /// The process.
+    pub process: &'a ProcessFacts,
+    /// The goroutines that are written, by their position in the census.
+    pub selected: Vec<usize>,
+    /// Whether frames of the runtime itself are written too.
+    pub runtime_frames: bool,
+}
+
+/// What is said of the process.
+#[derive(Clone, Debug)]
+pub struct ProcessFacts {
+    /// Its pid.
+    pub pid: u32,
+    /// Clock ticks since boot, as in /proc/PID/stat.
+    pub start_time: u64,
+    /// Its executable as it sees it.
+    pub exe: String,
+    /// What it was built with.
+    pub go_version: GoVersion,
+    /// Whether the runtime itself would print labels in a dump (`GODEBUG=tracebacklabels`, on from Go 1.27).
+    pub prints_labels: bool,
+    /// The code in its memory.
+    pub mappings: Vec<Mapping>,
+    /// The executable's build id.
+    pub build_id: String,
+}
+
+impl Dump<'_> {
+    /// The goroutines that are written.
+    pub fn goroutines(&self) -> impl Iterator<Item = &Goroutine> {
+        self.selected.iter().filter_map(|index| self.census.goroutines.get(*index))
+    }
+
+    /// What a goroutine is doing, in the runtime's words: "chan receive", "runnable".
+    #[must_use]
+    pub fn state(&self, goroutine: &Goroutine) -> Cow<'_, str> {
+        state(self.wait_reasons, goroutine)
+    }
+
+    /// The calls of a goroutine, innermost first.
+    #[must_use]
+    pub fn calls(&self, goroutine: &Goroutine) -> &[CallSite] {
+        goroutine.stack.map_or(&[], |stack| self.census.stacks.calls(stack))
+    }
+
+    /// Goroutines with the same stack and labels, counted.
+    fn by_stack(&self) -> BTreeMap<(Option<StackId>, LabelsId), Group> {
+        let mut groups: BTreeMap<_, Group> = BTreeMap::new();
+        for goroutine in self.goroutines() {
+            let group = groups.entry((goroutine.stack, goroutine.labels)).or_default();
+            group.count += 1;
+            group.stack_bytes += goroutine.stack_bytes;
+            group.used_bytes += u64::from(goroutine.stack_used_bytes);
+        }
+        groups
+    }
+}
+
+/// What a goroutine is doing, in the runtime's words.
+#[must_use]
+pub fn state<'a>(wait_reasons: &'a WaitReasons, goroutine: &Goroutine) -> Cow<'a, str> {
+    let reason = goroutine.wait_reason.and_then(|reason| wait_reasons.name(reason)).filter(|name| !name.is_empty());
+    let leaked = goroutine.status == Status::Leaked;
+    match reason {
+        Some(name) if leaked => format!("{name} (leaked)").into(),
+        Some(name) => name.into(),
+        None => goroutine.status.name().into(),
+    }
+}
+
+/// Goroutines that are written as one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Group {
+    count: u64,
+    stack_bytes: u64,
+    used_bytes: u64,
+}

@@ -1,0 +1,237 @@
+//! One window of one process, settled: which goroutines are alive at its end.
+//!
+//! alive = (census ∪ born) ∖ ended, by goid. The census has everything that lived through it; births and exits of the
+//! time around it were told one by one. A birth is told before the goroutine has its goid, but with the stock of goids
+//! of its processor: the goroutine gets the next one. Where the stock is used up, the processor's next birth tells what
+//! came after, or the stock itself if there was none.
+//!
+//! Refuses a window where anything is missing or does not fit ([`Spoiled`]): it is repeated, not guessed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use parkranger_common::window::{Life, LifeKind};
+
+use super::Site;
+use crate::{address::RuntimeAddr, runtime::scheduler::GOID_BATCH};
+
+/// Why a window says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Spoiled {
+    /// The ring buffer was full, or a site found no room in the kernel's map.
+    #[error("{told} births and exits were told, {counted} counted")]
+    Lost {
+        /// Records that arrived.
+        told: u64,
+        /// Events that were counted.
+        counted: u64,
+    },
+    /// The goid or the start function of a goroutine could not be read.
+    #[error("a birth or exit could not be read whole")]
+    Unread,
+    /// An event from before the window was counted late.
+    #[error("counts from before the window moved during it")]
+    Moved,
+    /// The census does not have every goroutine.
+    #[error("the census is not complete")]
+    Incomplete,
+    /// The last births of a processor could not be numbered.
+    #[error("a birth at the end of the window has no goid yet")]
+    Unnumbered,
+    /// The numbers that births were given contradict each other: the runtime's structs are not as they are known.
+    #[error("the goids of births make no sense")]
+    Nonsense,
+}
+
+/// Which goid a birth was given, as far as its own record tells.
+enum Numbered {
+    Yes(u64),
+    ByTheNext,
+}
+
+/// Processors (`p`) whose last birth in the window was given a goid that nothing told yet: their stocks must be read.
+#[must_use]
+pub fn unnumbered(lives: &[Life]) -> Vec<RuntimeAddr> {
+    let mut last: HashMap<u64, bool> = HashMap::new();
+    for life in lives {
+        if life.kind == LifeKind::Birth as u64 {
+            last.insert(life.p, life.goid == life.goid_end);
+        } else if life.kind == LifeKind::BirthAfter as u64 {
+            last.insert(life.p, false);
+        }
+    }
+    let mut open: Vec<RuntimeAddr> = last.iter().filter(|(_, open)| **open).map(|(p, _)| RuntimeAddr(*p)).collect();
+    open.sort_unstable();
+    open
+}
+
+/// The goroutines alive at the end of a window, by site.
+///
+/// `census` is every goroutine it found, with its site; `lives` the records in order; `counted` how many births and
+/// exits the kernel counted in the window; `stocks` the stocks (`goidcache`, `goidcacheend`) of processors, read after the
+/// last record.
+///
+/// # Errors
+///
+/// Every [`Spoiled`] but [`Spoiled::Moved`] and [`Spoiled::Incomplete`], which the caller knows.
+pub fn alive_at_end(
+    census: impl Iterator<Item = (u64, Site)>,
+    lives: &[Life],
+    counted: u64,
+    stocks: &HashMap<RuntimeAddr, (u64, u64)>,
+) -> Result<BTreeMap<Site, u64>, Spoiled> {
+    let inside = |life: &&Life| life.kind != LifeKind::BirthAfter as u64;
+    let told = lives.iter().filter(inside).count() as u64;
+    if told != counted {
+        return Err(Spoiled::Lost { told, counted });
+    }
+    let born = births(lives, stocks)?;
+    let mut ended = HashSet::new();
+    for life in lives.iter().filter(|life| life.kind == LifeKind::Exit as u64) {
+        // `p` says whether the goid was read.
+        if life.p == 0 || !ended.insert(life.goid) {
+            return Err(Spoiled::Unread);
+        }
+    }
+    let mut alive: BTreeMap<Site, u64> = BTreeMap::new();
+    let mut seen = HashSet::new();
+    for (goid, site) in census {
+        if born.contains_key(&goid) {
+            seen.insert(goid);
+        }
+        if !ended.contains(&goid) {
+            *alive.entry(site).or_default() += 1;
+        }
+    }
+    for (goid, site) in born {
+        if !seen.contains(&goid) && !ended.contains(&goid) {
+            *alive.entry(site).or_default() += 1;
+        }
+    }
+    Ok(alive)
+}
+
+/// The goid and site of each birth of the window.
+fn births(lives: &[Life], stocks: &HashMap<RuntimeAddr, (u64, u64)>) -> Result<HashMap<u64, Site>, Spoiled> {
+    let mut born = HashMap::new();
+    let mut waiting: HashMap<u64, Site> = HashMap::new();
+    let mut give = |goid: u64, site: Site| match born.insert(goid, site) {
+        None => Ok(()),
+        Some(_) => Err(Spoiled::Nonsense),
+    };
+    for life in lives.iter().filter(|life| life.kind != LifeKind::Exit as u64) {
+        if life.p == 0 || life.site.startpc == 0 {
+            return Err(Spoiled::Unread);
+        }
+        if let Some(site) = waiting.remove(&life.p) {
+            give(life.goid.checked_sub(1).ok_or(Spoiled::Nonsense)?, site)?;
+        }
+        if life.kind != LifeKind::Birth as u64 {
+            continue;
+        }
+        let site = Site { gopc: RuntimeAddr(life.site.gopc), startpc: RuntimeAddr(life.site.startpc) };
+        match numbered(life)? {
+            Numbered::Yes(goid) => give(goid, site)?,
+            Numbered::ByTheNext => {
+                waiting.insert(life.p, site);
+            }
+        }
+    }
+    for (p, site) in waiting {
+        let (next, end) = *stocks.get(&RuntimeAddr(p)).ok_or(Spoiled::Unnumbered)?;
+        // The birth took the first of a fresh stock; since then fewer were taken than a stock has.
+        let fresh = end.checked_sub(GOID_BATCH).ok_or(Spoiled::Nonsense)?;
+        if next <= fresh || next > end {
+            return Err(Spoiled::Unnumbered);
+        }
+        give(fresh, site)?;
+    }
+    Ok(born)
+}
+
+fn numbered(life: &Life) -> Result<Numbered, Spoiled> {
+    match life.goid_end.checked_sub(life.goid) {
+        Some(0) => Ok(Numbered::ByTheNext),
+        Some(left) if left <= GOID_BATCH && life.goid != 0 => Ok(Numbered::Yes(life.goid)),
+        _ => Err(Spoiled::Nonsense),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parkranger_common::counts::{ProcessId, SiteKey};
+
+    use super::*;
+
+    const A: Site = Site { gopc: RuntimeAddr(16), startpc: RuntimeAddr(32) };
+    const B: Site = Site { gopc: RuntimeAddr(48), startpc: RuntimeAddr(64) };
+
+    fn life(kind: LifeKind, site: Site, goid: u64, goid_end: u64, p: u64) -> Life {
+        let site = SiteKey { process: ProcessId(1), gopc: site.gopc.0, startpc: site.startpc.0 };
+        Life { kind: kind as u64, site, time_ns: 0, goid, goid_end, p }
+    }
+
+    fn birth(site: Site, goid: u64, goid_end: u64) -> Life {
+        life(LifeKind::Birth, site, goid, goid_end, 0x1000)
+    }
+
+    fn exit(site: Site, goid: u64) -> Life {
+        life(LifeKind::Exit, site, goid, 0, 1)
+    }
+
+    fn settle(census: &[(u64, Site)], lives: &[Life]) -> Result<Vec<(Site, u64)>, Spoiled> {
+        let told = lives.iter().filter(|life| life.kind != LifeKind::BirthAfter as u64).count() as u64;
+        let alive = alive_at_end(census.iter().copied(), lives, told, &HashMap::new())?;
+        Ok(alive.into_iter().collect())
+    }
+
+    #[test]
+    fn who_came_and_went_during_the_census_is_counted_once() {
+        // 1 old and quiet; 2 old, ended after it was seen; 3 old, ended before; 40 born and seen; 41 born and not seen;
+        // 42 born, seen, ended; 43 born and ended unseen.
+        let census = [(1, A), (2, A), (40, B), (42, B)];
+        let lives = [
+            birth(B, 40, 48),
+            exit(A, 3),
+            birth(B, 41, 48),
+            birth(B, 42, 48),
+            exit(B, 42),
+            birth(B, 43, 48),
+            exit(A, 2),
+            exit(B, 43),
+        ];
+        assert_eq!(settle(&census, &lives).unwrap(), [(A, 1), (B, 2)]);
+    }
+
+    #[test]
+    fn a_birth_from_an_empty_stock_is_numbered_by_the_next() {
+        let census = [(1, A)];
+        // The stock ended at 48; the next one was 65 to 80.
+        let lives = [birth(B, 48, 48), birth(B, 66, 81), exit(B, 65)];
+        assert_eq!(settle(&census, &lives).unwrap(), [(A, 1), (B, 1)]);
+        let tail = [birth(B, 48, 48), life(LifeKind::BirthAfter, A, 66, 81, 0x1000)];
+        assert!(unnumbered(&tail).is_empty());
+        assert_eq!(settle(&census, &tail).unwrap(), [(A, 1), (B, 1)]);
+    }
+
+    #[test]
+    fn a_last_birth_is_numbered_by_the_stock() {
+        let lives = [birth(B, 48, 48)];
+        assert_eq!(unnumbered(&lives), [RuntimeAddr(0x1000)]);
+        assert_eq!(settle(&[], &lives), Err(Spoiled::Unnumbered));
+        let alive =
+            |stock| alive_at_end([(65, B)].into_iter(), &lives, 1, &HashMap::from([(RuntimeAddr(0x1000), stock)]));
+        assert_eq!(alive((66, 81)).unwrap(), BTreeMap::from([(B, 1)]));
+        assert_eq!(alive((65, 81)), Err(Spoiled::Unnumbered), "its goroutine is not there yet");
+    }
+
+    #[test]
+    fn what_is_missing_or_strange_spoils_the_window() {
+        let lost = alive_at_end([].into_iter(), &[exit(A, 1)], 2, &HashMap::new());
+        assert_eq!(lost, Err(Spoiled::Lost { told: 1, counted: 2 }));
+        assert_eq!(settle(&[], &[life(LifeKind::Exit, A, 0, 0, 0)]), Err(Spoiled::Unread));
+        assert_eq!(settle(&[], &[birth(A, 5, 200)]), Err(Spoiled::Nonsense));
+        assert_eq!(settle(&[], &[birth(A, 5, 4)]), Err(Spoiled::Nonsense));
+        assert_eq!(settle(&[], &[birth(A, 5, 16), birth(A, 5, 16)]), Err(Spoiled::Nonsense));
+        assert_eq!(settle(&[], &[exit(A, 7), exit(A, 7)]), Err(Spoiled::Unread));
+    }
+}

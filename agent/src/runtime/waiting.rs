@@ -1,0 +1,47 @@
+//! What a parked goroutine waits on: `runtime.sudog` and the head of `runtime.hchan` (`runtime/runtime2.go`, `chan.go`).
+//!
+//! The offsets changed once, in Go 1.26, when two pointers of `sudog` became pairs for the leak detector. Memory proves
+//! them: the first word of a sudog is the goroutine it was reached from.
+
+use crate::binary::GoVersion;
+
+/// Where the fields of `struct sudog` are, in bytes from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SudogLayout {
+    /// `g`: whose it is.
+    pub(crate) g: usize,
+    /// `elem`: what is sent or received; for a lock its address.
+    pub(crate) elem: usize,
+    /// `waitlink`: the next sudog of the same goroutine.
+    pub(crate) waitlink: usize,
+    /// `c`: the channel; 0 for a lock.
+    pub(crate) channel: usize,
+    /// Size of the struct.
+    pub(crate) size: u32,
+    /// Whether locks (mutexes, wait groups, conditions) hang on `g.waiting` too.
+    pub(crate) has_locks: bool,
+}
+
+impl SudogLayout {
+    /// The layout of a Go version; of the newest for newer ones.
+    pub(crate) fn of(version: &GoVersion) -> Self {
+        if (version.major, version.minor) < (1, 26) {
+            Self { g: 0, elem: 24, waitlink: 64, channel: 80, size: 88, has_locks: false }
+        } else {
+            // `elem` and `c` are a pointer and the same as a number; the leak detector clears the pointer.
+            Self { g: 0, elem: 32, waitlink: 72, channel: 96, size: 104, has_locks: true }
+        }
+    }
+}
+
+/// The head of `struct hchan`, the same in all versions.
+pub(crate) mod channel {
+    /// `qcount`: elements in the buffer.
+    pub(crate) const QCOUNT: usize = 0;
+    /// `dataqsiz`: room in the buffer.
+    pub(crate) const DATAQSIZ: usize = 8;
+    /// `closed`, 4 bytes.
+    pub(crate) const CLOSED: usize = 28;
+    /// How much of it is read.
+    pub(crate) const HEAD_BYTES: u32 = 32;
+}

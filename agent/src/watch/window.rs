@@ -1,0 +1,322 @@
+//! Windows: the baseline of each process, and its audits. One window is open at a time, for some milliseconds.
+//!
+//! ```text
+//!  open ──▶ settle down ──▶ census ──▶ tail ──▶ ledger
+//!           counts outside    in a      births after the window number
+//!           stand still       thread    its last ones
+//! ```
+//!
+//! Nothing here waits: each [`Watch::drain`] takes the open window one step further, and is called more often meanwhile
+//! ([`Watch::drain_every`]). A census runs in a thread of its own, because a process can make any read of its memory hang;
+//! such a thread is left behind and the process gets no further window.
+
+use std::{
+    collections::HashMap,
+    sync::mpsc::TryRecvError,
+    thread,
+    time::{Duration, Instant},
+};
+
+use parkranger_common::{
+    counts::{ProcessId, SiteCounts, SiteKey},
+    window::{Life, Window},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Watch, WatchError,
+    worker::{Stocks, Worker},
+};
+use crate::{
+    census::CensusError,
+    ledger::{
+        Site,
+        window::{Spoiled, alive_at_end, unnumbered},
+    },
+    runtime::scheduler::GoidStock,
+};
+
+/// How long events that began before a window may take to be counted and to show in memory.
+const SETTLE: Duration = Duration::from_millis(20);
+/// How long births after a window are told.
+const TAIL: Duration = Duration::from_millis(4);
+/// How long a census may take before its process is given up.
+const CENSUS_LIMIT: Duration = Duration::from_secs(30);
+/// Time between two steps of an open window, and between two drains without one. The ring buffer is never waited on:
+/// waking the agent would cost the target more than everything else together.
+const STEP: Duration = Duration::from_millis(2);
+const DRAIN: Duration = Duration::from_millis(100);
+/// Time to the first repetition of a window that said nothing; doubled each time up to the limit.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const LAST_RETRY: Duration = Duration::from_secs(20);
+/// How long a start waits for the baselines of processes named by pid.
+pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// When each process has its next window, and the one that is open.
+#[derive(Default)]
+pub(super) struct Windows {
+    due: HashMap<ProcessId, Due>,
+    open: Option<OpenWindow>,
+}
+
+#[derive(Clone, Copy)]
+struct Due {
+    at: Instant,
+    retry: Duration,
+}
+
+struct OpenWindow {
+    id: ProcessId,
+    offsets: Window,
+    since: Instant,
+    phase: Phase,
+    lives: Vec<Life>,
+    /// What the kernel had counted in earlier windows.
+    counted_before: u64,
+    /// The kernel's counts at the beginning of the census.
+    before: Vec<(SiteKey, SiteCounts)>,
+    worker: Option<Worker>,
+}
+
+enum Phase {
+    Settling,
+    Census,
+    Tail {
+        found: Vec<(u64, Site)>,
+        at_end: Vec<(SiteKey, SiteCounts)>,
+    },
+    Stocks {
+        found: Vec<(u64, Site)>,
+        at_end: Vec<(SiteKey, SiteCounts)>,
+    },
+    /// The stocks are here; a birth that was told while they were read comes first.
+    Last {
+        found: Vec<(u64, Site)>,
+        at_end: Vec<(SiteKey, SiteCounts)>,
+        stocks: Stocks,
+    },
+}
+
+enum Step {
+    Goes(OpenWindow),
+    Done,
+    Spoiled(Spoiled),
+    Impossible(CensusError),
+}
+
+impl Watch {
+    /// How often [`Watch::drain`] is to be called now.
+    #[must_use]
+    pub fn drain_every(&self) -> Duration {
+        if self.windows.open.is_some() { STEP } else { DRAIN }
+    }
+
+    /// Takes windows until every process has its baseline, but no longer than `limit`.
+    pub(super) fn take_baselines(&mut self, limit: Duration) -> Result<(), WatchError> {
+        let begin = Instant::now();
+        while !self.all_have_baselines() && begin.elapsed() < limit {
+            self.drain()?;
+            thread::sleep(STEP);
+        }
+        Ok(())
+    }
+
+    /// Whether every process that can have a baseline has one.
+    fn all_have_baselines(&self) -> bool {
+        self.processes
+            .iter()
+            .all(|(id, process)| process.ended || process.no_census || self.ledger.process(*id).baseline)
+    }
+
+    /// Takes in births and exits of the open window.
+    pub(super) fn take_lives(&mut self, lives: Vec<Life>) {
+        if let Some(open) = &mut self.windows.open {
+            open.lives.extend(lives.into_iter().filter(|life| life.site.process == open.id));
+        }
+    }
+
+    /// Takes the open window one step further, or opens the next one that is due.
+    pub(super) fn step_window(&mut self) -> Result<(), WatchError> {
+        let Some(open) = self.windows.open.take() else { return self.open_window() };
+        let id = open.id;
+        let gone = self.processes.get(&id).is_none_or(|process| process.ended);
+        if gone {
+            self.windows.due.remove(&id);
+            return self.close();
+        }
+        match self.step(open)? {
+            Step::Goes(open) => self.windows.open = Some(open),
+            Step::Done => {
+                self.close()?;
+                self.windows.due.insert(id, Due { at: Instant::now() + self.config.audit_every, retry: FIRST_RETRY });
+            }
+            Step::Spoiled(why) => {
+                debug!("a window of process {} is repeated: {why}", id.tgid());
+                self.close()?;
+                self.ledger.spoiled(id);
+                let retry = self.windows.due.get(&id).map_or(FIRST_RETRY, |due| due.retry);
+                let next = Due { at: Instant::now() + retry, retry: (retry * 2).min(LAST_RETRY) };
+                self.windows.due.insert(id, next);
+            }
+            Step::Impossible(why) => {
+                warn!("process {}: no baseline and no audits: {why}", id.tgid());
+                self.close()?;
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.no_census = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), WatchError> {
+        Ok(self.kernel.set_window(Window::default())?)
+    }
+
+    fn open_window(&mut self) -> Result<(), WatchError> {
+        let now = Instant::now();
+        self.windows.due.retain(|id, _| self.processes.contains_key(id));
+        let waiting = self.processes.iter().filter(|(_, process)| !process.ended && !process.no_census);
+        let next = waiting
+            .map(|(id, _)| (self.windows.due.get(id).map_or(now, |due| due.at), *id))
+            .filter(|(at, _)| *at <= now)
+            .min();
+        let Some((_, id)) = next else { return Ok(()) };
+        let Some((_, _, binary)) = self.processes().find(|(other, ..)| *other == id) else { return Ok(()) };
+        let stock = GoidStock::of(binary.binary.go_version());
+        let offsets = Window {
+            process: id,
+            tail: ProcessId(0),
+            goid: u64::from(binary.layout.goid),
+            m: u64::from(binary.layout.m),
+            p: u64::from(stock.m_p),
+            goidcache: u64::from(stock.p_goidcache),
+        };
+        let counted_before = in_windows(&self.kernel.sites_of(id)?);
+        // The offsets first, the process last: an event sees both or none.
+        self.kernel.set_window(Window { process: ProcessId(0), ..offsets })?;
+        self.kernel.set_window(offsets)?;
+        self.windows.open = Some(OpenWindow {
+            id,
+            offsets,
+            since: now,
+            phase: Phase::Settling,
+            lives: Vec::new(),
+            counted_before,
+            before: Vec::new(),
+            worker: None,
+        });
+        Ok(())
+    }
+
+    fn step(&mut self, mut open: OpenWindow) -> Result<Step, WatchError> {
+        match open.phase {
+            Phase::Settling if open.since.elapsed() < SETTLE => Ok(Step::Goes(open)),
+            Phase::Settling => {
+                let Some((_, process, binary)) = self.processes().find(|(id, ..)| *id == open.id) else {
+                    return Ok(Step::Spoiled(Spoiled::Incomplete));
+                };
+                open.worker = Worker::start(&self.proc, process, &binary, open.offsets.goidcache);
+                open.before = self.kernel.sites_of(open.id)?;
+                open.phase = Phase::Census;
+                open.since = Instant::now();
+                Ok(Step::Goes(open))
+            }
+            Phase::Census => self.after_census(open),
+            Phase::Tail { .. } if open.since.elapsed() < TAIL => Ok(Step::Goes(open)),
+            Phase::Tail { found, at_end } => {
+                let missing = unnumbered(&open.lives);
+                if missing.is_empty() {
+                    open.phase = Phase::Last { found, at_end, stocks: Stocks::new() };
+                    return self.step(open);
+                }
+                // A thread that is gone answers nothing, and the window is spoiled.
+                if !open.worker.as_ref().is_some_and(|worker| worker.ask(missing)) {
+                    return Ok(Step::Spoiled(Spoiled::Unnumbered));
+                }
+                open.phase = Phase::Stocks { found, at_end };
+                Ok(Step::Goes(open))
+            }
+            Phase::Stocks { found, at_end } => {
+                match open.worker.as_ref().map_or(Err(TryRecvError::Disconnected), Worker::stocks) {
+                    Ok(stocks) => open.phase = Phase::Last { found, at_end, stocks },
+                    Err(TryRecvError::Empty) if open.since.elapsed() < CENSUS_LIMIT => {
+                        open.phase = Phase::Stocks { found, at_end };
+                    }
+                    Err(_) => return Ok(Step::Spoiled(Spoiled::Unnumbered)),
+                }
+                Ok(Step::Goes(open))
+            }
+            Phase::Last { ref found, ref at_end, ref stocks } => {
+                let now = self.kernel.sites_of(open.id)?;
+                let counted = in_windows(&now).saturating_sub(open.counted_before);
+                let alive = match alive_at_end(found.iter().copied(), &open.lives, counted, stocks) {
+                    Ok(alive) => alive,
+                    Err(why) => return Ok(Step::Spoiled(why)),
+                };
+                let pid = open.id.tgid();
+                let goroutines: u64 = alive.values().sum();
+                let drift = self.ledger.settle(open.id, &alive, &at_the_end(at_end, &now));
+                if drift > 0 {
+                    warn!("process {pid}: {drift} of {goroutines} goroutines were not where the ledger had them");
+                }
+                info!(
+                    "process {pid}: {goroutines} goroutines, {} births and exits during the census",
+                    open.lives.len()
+                );
+                Ok(Step::Done)
+            }
+        }
+    }
+
+    fn after_census(&mut self, mut open: OpenWindow) -> Result<Step, WatchError> {
+        match open.worker.as_ref().map_or(Err(TryRecvError::Disconnected), Worker::census) {
+            Err(TryRecvError::Empty) if open.since.elapsed() < CENSUS_LIMIT => Ok(Step::Goes(open)),
+            Err(TryRecvError::Empty) => {
+                let (pid, seconds) = (open.id.tgid(), CENSUS_LIMIT.as_secs());
+                Ok(Step::Impossible(CensusError::HeldBack { pid, seconds }))
+            }
+            Err(TryRecvError::Disconnected) => Ok(Step::Spoiled(Spoiled::Incomplete)),
+            Ok(Err(CensusError::Starting | CensusError::Memory(_) | CensusError::Unsteady)) => {
+                Ok(Step::Spoiled(Spoiled::Incomplete))
+            }
+            Ok(Err(why)) => Ok(Step::Impossible(why)),
+            Ok(Ok(found)) if !found.complete => Ok(Step::Spoiled(Spoiled::Incomplete)),
+            Ok(Ok(found)) => {
+                let at_end = self.kernel.sites_of(open.id)?;
+                if outside(&open.before) != outside(&at_end) {
+                    return Ok(Step::Spoiled(Spoiled::Moved));
+                }
+                // The tail begins before the window ends: no birth in between is untold.
+                self.kernel.set_window(Window { tail: open.id, ..open.offsets })?;
+                self.kernel.set_window(Window { tail: open.id, process: ProcessId(0), ..open.offsets })?;
+                open.since = Instant::now();
+                open.phase = Phase::Tail { found: found.goroutines, at_end };
+                Ok(Step::Goes(open))
+            }
+        }
+    }
+}
+
+/// Births and exits counted in windows.
+fn in_windows(sites: &[(SiteKey, SiteCounts)]) -> u64 {
+    sites.iter().map(|(_, counts)| counts.window_births + counts.window_exits).sum()
+}
+
+/// What was counted outside of windows, by site.
+fn outside(sites: &[(SiteKey, SiteCounts)]) -> HashMap<SiteKey, (u64, u64)> {
+    let counts = sites.iter().map(|(key, counts)| (*key, (counts.births, counts.exits)));
+    counts.filter(|(_, counts)| *counts != (0, 0)).collect()
+}
+
+/// The counts at the end of a window: outside as they stood still in it, inside as they stand still since.
+fn at_the_end(outside: &[(SiteKey, SiteCounts)], inside: &[(SiteKey, SiteCounts)]) -> Vec<(SiteKey, SiteCounts)> {
+    let outside = outside.iter().map(|(key, counts)| {
+        (*key, SiteCounts { births: counts.births, exits: counts.exits, ..SiteCounts::default() })
+    });
+    let inside = inside.iter().map(|(key, counts)| {
+        let SiteCounts { window_births, window_exits, .. } = *counts;
+        (*key, SiteCounts { window_births, window_exits, ..SiteCounts::default() })
+    });
+    outside.chain(inside).collect()
+}

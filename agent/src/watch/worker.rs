@@ -1,0 +1,139 @@
+//! The thread that reads the memory of one process for one window: first its goroutines, then the stocks of goids that
+//! are asked for.
+//!
+//! A process can make a read of its memory hang for ever (userfaultfd, FUSE). Nobody waits for this thread: whoever asked
+//! goes on, and the thread ends with the agent at the latest.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, TryRecvError, channel},
+    },
+    thread,
+};
+
+use tracing::debug;
+
+use super::{Watchable, Watched};
+use crate::{
+    address::{Bias, RuntimeAddr, VirtAddr},
+    binary::{Binary, bytes::u64_at},
+    census::{CensusError, Detail, Runtime},
+    host::{Identity, Memory as _, Proc, ProcessMemory},
+    ledger::Site,
+    runtime::Layout,
+};
+
+/// `goidcache` and `goidcacheend` of processors.
+pub(super) type Stocks = HashMap<RuntimeAddr, (u64, u64)>;
+
+/// Every goroutine of a census.
+pub(super) struct Found {
+    /// Goid and site.
+    pub(super) goroutines: Vec<(u64, Site)>,
+    /// Whether no struct was left out.
+    pub(super) complete: bool,
+}
+
+/// The other end of the thread.
+pub(super) struct Worker {
+    census: Receiver<Result<Found, CensusError>>,
+    ask: Sender<Vec<RuntimeAddr>>,
+    stocks: Receiver<Stocks>,
+}
+
+impl Worker {
+    /// Begins to read. `goidcache` is its offset in `p`. `None` where there can be no more threads.
+    pub(super) fn start(proc: &Proc, process: &Watched, binary: &Watchable, goidcache: u64) -> Option<Self> {
+        let (census_sender, census) = channel();
+        let (ask, asked) = channel();
+        let (stocks_sender, stocks) = channel();
+        let job = Job {
+            proc: proc.clone(),
+            identity: process.identity,
+            bias: process.bias,
+            binary: Arc::clone(&binary.binary),
+            layout: binary.layout.clone(),
+            goidcache,
+        };
+        let started = thread::Builder::new()
+            .name("census".to_owned())
+            .spawn(move || job.run(&census_sender, &asked, &stocks_sender));
+        match started {
+            // Not joined, by intent.
+            Ok(_) => Some(Self { census, ask, stocks }),
+            Err(error) => {
+                debug!("no thread for a census: {error}");
+                None
+            }
+        }
+    }
+
+    /// The goroutines, once they are there.
+    pub(super) fn census(&self) -> Result<Result<Found, CensusError>, TryRecvError> {
+        self.census.try_recv()
+    }
+
+    /// Asks for the stocks of processors. Whether there is anyone to ask.
+    pub(super) fn ask(&self, processors: Vec<RuntimeAddr>) -> bool {
+        self.ask.send(processors).is_ok()
+    }
+
+    /// The stocks asked for, once they are there. What could not be read is missing.
+    pub(super) fn stocks(&self) -> Result<Stocks, TryRecvError> {
+        self.stocks.try_recv()
+    }
+}
+
+struct Job {
+    proc: Proc,
+    identity: Identity,
+    bias: Bias,
+    binary: Arc<Binary>,
+    layout: Layout,
+    goidcache: u64,
+}
+
+impl Job {
+    fn run(
+        self,
+        census: &Sender<Result<Found, CensusError>>,
+        asked: &Receiver<Vec<RuntimeAddr>>,
+        stocks: &Sender<Stocks>,
+    ) {
+        // The function table is mapped as long as the program runs.
+        let witness = self.bias.to_runtime(VirtAddr(self.binary.table().address));
+        let memory = match ProcessMemory::open(&self.proc, self.identity, witness) {
+            Ok(memory) => memory,
+            Err(error) => {
+                let _ = census.send(Err(error.into()));
+                return;
+            }
+        };
+        // Nobody may be listening any more, here and below.
+        if census.send(self.goroutines(&memory)).is_err() {
+            return;
+        }
+        while let Ok(processors) = asked.recv() {
+            let read = processors.into_iter().filter_map(|p| {
+                let mut words = [0; 16];
+                memory.read(p.checked_add(self.goidcache)?, &mut words).ok()?;
+                Some((p, (u64_at(&words, 0)?, u64_at(&words, 8)?)))
+            });
+            if stocks.send(read.collect()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn goroutines(&self, memory: &ProcessMemory) -> Result<Found, CensusError> {
+        let runtime = Runtime::find(memory, Arc::clone(&self.binary), self.bias, self.layout.clone())?;
+        let census = runtime.census(memory, Detail::default())?;
+        let goroutines = census.goroutines.iter();
+        Ok(Found {
+            goroutines: goroutines.map(|goroutine| (goroutine.goid, census.origin(goroutine).into())).collect(),
+            complete: census.unsettled.is_complete(),
+        })
+    }
+}
