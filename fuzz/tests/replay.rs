@@ -14,27 +14,45 @@ use parkranger_fuzz::{
 /// For one input and one parser, in a debug build on a busy machine.
 const LONGEST: Duration = Duration::from_secs(10);
 
-fn corpus() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let folders = fs::read_dir(&root).expect("the corpus is part of the repository");
-    let mut files: Vec<PathBuf> = folders
-        .flat_map(|folder| fs::read_dir(folder.expect("a folder").path()).expect("a folder per parser"))
-        .map(|file| file.expect("a file").path())
-        .collect();
-    files.sort();
-    assert!(files.len() >= RECIPES.len(), "the corpus has only {} inputs", files.len());
-    files
+/// Every input with a name for it: a file, or a line of a `.hex` file.
+fn corpus() -> Vec<(String, Vec<u8>)> {
+    let mut inputs = Vec::new();
+    for folder in listed(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")) {
+        for file in listed(&folder) {
+            let name = file.display().to_string();
+            let bytes = fs::read(&file).expect("readable");
+            if file.extension().is_some_and(|extension| extension == "hex") {
+                let lines = String::from_utf8(bytes).expect("hex digits");
+                inputs.extend((1..).zip(lines.lines()).map(|(line, hex)| (format!("{name}:{line}"), from_hex(hex))));
+            } else {
+                inputs.push((name, bytes));
+            }
+        }
+    }
+    assert!(inputs.len() >= 1000, "the corpus has only {} inputs", inputs.len());
+    inputs
+}
+
+fn listed(folder: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(folder).expect("part of the repository").map(|entry| entry.expect("an entry").path()).collect();
+    entries.sort();
+    entries
+}
+
+fn from_hex(line: &str) -> Vec<u8> {
+    let digit = |at| u8::from_str_radix(line.get(at..at + 2).expect("two digits"), 16).expect("hex digits");
+    (0..line.len()).step_by(2).map(digit).collect()
 }
 
 #[test]
 fn no_input_of_the_corpus_breaks_a_parser() {
-    for file in corpus() {
-        let input = fs::read(&file).expect("readable");
+    for (name, input) in corpus() {
         for parser in Parser::ALL {
             let start = Instant::now();
             parser.run(&input);
             let took = start.elapsed();
-            assert!(took < LONGEST, "{} took {took:?} for {}", parser.name(), file.display());
+            assert!(took < LONGEST, "{} took {took:?} for {name}", parser.name());
         }
     }
 }
