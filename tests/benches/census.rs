@@ -3,22 +3,16 @@
 
 #![allow(missing_docs, reason = "an executable")]
 
-use std::fs::File;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use parkranger::address::Bias;
-use parkranger::binary::Binary;
-use parkranger::census::{Detail, Runtime};
-use parkranger::host::{FileSource, Identity, Proc, ProcessMemory};
-use parkranger::runtime::Layout;
+use parkranger::census::Detail;
 use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report};
 use parkranger_tests::crowd::{Crowd, OwnProfile};
 use parkranger_tests::go::{self, Toolchain};
 use parkranger_tests::skip;
+use parkranger_tests::subject::Subject;
 use serde::Deserialize;
 
 const STATES: &str = "census, sites and states";
@@ -26,6 +20,14 @@ const STACKS: &str = "census, full stacks";
 const OWN_1: &str = "own profile, debug=1";
 const OWN_2: &str = "own profile, debug=2";
 const NOTHING: &str = "nothing";
+
+/// One census, everything that a first one needs included, and how many goroutines it found.
+fn census(subject: &Subject, stacks: bool) -> Result<usize> {
+    let memory = subject.memory()?;
+    let census = subject.runtime(&memory)?.census(&memory, Detail { stacks, labels: stacks, waits: false })?;
+    ensure!(census.unsettled.is_complete(), "{:?}", census.unsettled);
+    Ok(census.users())
+}
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
@@ -46,40 +48,11 @@ fn main() -> Result<()> {
     crowd.many(n, 4)?;
     let subject = Subject::of(&program, crowd.pid())?;
     // A minute and more of standstill for a million goroutines: once is enough.
-    let own_2: OwnProfile = crowd.ask("profile 2")?;
+    let own_2 = crowd.own_profile(2)?;
     let comparisons =
         [times(&subject, &mut crowd, n, &options, own_2)?, delays(&subject, &mut crowd, n, &options, own_2)?];
     eprintln!("{n} goroutines; most memory this process had: {} KiB", peak_kib()?);
     report::finish("census", &format!("1.{}", options.go), &options, &comparisons)
-}
-
-/// What must be known of a process before its goroutines can be read.
-struct Subject {
-    identity: Identity,
-    binary: Arc<Binary>,
-    bias: Bias,
-    layout: Layout,
-}
-
-impl Subject {
-    fn of(program: &Path, pid: u32) -> Result<Subject> {
-        let proc = Proc::default();
-        let (source, _) = FileSource::new(Arc::new(File::open(program)?))?;
-        let binary = Arc::new(Binary::parse(Arc::new(source))?);
-        let layout = Layout::of(&binary)?;
-        let bias = proc.bias(pid, binary.program_headers_address().context("program headers")?)?;
-        Ok(Subject { identity: proc.identity(pid)?, binary, bias, layout })
-    }
-
-    /// One census, everything that a first one needs included, and how many goroutines it found.
-    fn census(&self, stacks: bool) -> Result<usize> {
-        let witness = self.bias.to_runtime(self.binary.function_table_address());
-        let memory = ProcessMemory::open(&Proc::default(), self.identity, witness)?;
-        let runtime = Runtime::find(&memory, Arc::clone(&self.binary), self.bias, self.layout.clone())?;
-        let census = runtime.census(&memory, Detail { stacks, labels: stacks, waits: false })?;
-        ensure!(census.unsettled.is_complete(), "{:?}", census.unsettled);
-        Ok(census.users())
-    }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "milliseconds of a benchmark")]
@@ -94,11 +67,11 @@ fn times(subject: &Subject, crowd: &mut Crowd, n: u64, options: &Options, own_2:
         let begin = Instant::now();
         match variant {
             0 | 1 => {
-                let found = subject.census(variant == 1)?;
+                let found = census(subject, variant == 1)?;
                 ensure!(found as u64 == n + 1, "{found} goroutines of {n} and main");
                 Ok(begin.elapsed().as_secs_f64() * 1e3)
             }
-            2 => Ok(ms(crowd.ask::<OwnProfile>("profile 1")?.took_ns)),
+            2 => Ok(ms(crowd.own_profile(1)?.took_ns)),
             _ => Ok(ms(own_2.took_ns)),
         }
     })?;
@@ -119,7 +92,7 @@ fn delays(subject: &Subject, crowd: &mut Crowd, n: u64, options: &Options, own_2
             std::thread::scope(|scope| {
                 let reader = scope.spawn(|| {
                     while !over.load(Ordering::Relaxed) {
-                        subject.census(variant == 2)?;
+                        census(subject, variant == 2)?;
                     }
                     anyhow::Ok(())
                 });
@@ -129,7 +102,7 @@ fn delays(subject: &Subject, crowd: &mut Crowd, n: u64, options: &Options, own_2
                 Ok(ms(delay?.worst_ns))
             })
         }
-        3 => Ok(ms(crowd.ask::<OwnProfile>("profile 1")?.worst_ns)),
+        3 => Ok(ms(crowd.own_profile(1)?.worst_ns)),
         _ => Ok(ms(own_2.worst_ns)),
     })?;
     let name = format!("worst delay of a goroutine while {n} are read");
