@@ -13,7 +13,6 @@ pub(crate) mod scheduler;
 mod settings;
 mod system;
 #[cfg(test)]
-#[expect(clippy::indexing_slicing)]
 mod tests;
 mod wait_reasons;
 pub(crate) mod waiting;
