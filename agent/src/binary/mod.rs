@@ -26,6 +26,10 @@ mod names;
 pub(crate) mod pclntab;
 mod relocations;
 mod source;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod version;
 
 use std::sync::{Arc, OnceLock};

@@ -37,7 +37,7 @@ fn table(image: &Image) -> Result<Option<Range<u64>>, BinaryError> {
 }
 
 /// Hands every RELATIVE entry (the address it fills, the value it puts there) to `visit` until that is `Some`.
-fn scan<T>(image: &Image, mut visit: impl FnMut(u64, u64) -> Option<T>) -> Result<Option<T>, BinaryError> {
+pub(crate) fn scan<T>(image: &Image, mut visit: impl FnMut(u64, u64) -> Option<T>) -> Result<Option<T>, BinaryError> {
     let relative = match image.architecture {
         Architecture::Amd64 => 8,
         Architecture::Arm64 => 1027,

@@ -12,6 +12,8 @@ mod layouts;
 pub(crate) mod scheduler;
 mod settings;
 mod system;
+#[cfg(test)]
+mod tests;
 mod wait_reasons;
 pub(crate) mod waiting;
 

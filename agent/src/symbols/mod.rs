@@ -14,6 +14,8 @@
 mod cache;
 mod dwarf;
 mod gopclntab;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -93,9 +95,9 @@ impl Symbolizer {
     pub fn new(binary: Arc<Binary>, source: SymbolSource) -> Result<Self, SymbolError> {
         let dwarf = match source {
             SymbolSource::Gopclntab => None,
-            SymbolSource::Auto => binary.has_dwarf().then(|| Dwarf::new(AUTO_DWARF_BYTES)),
+            SymbolSource::Auto => binary.has_dwarf().then(|| Dwarf::new(Arc::clone(&binary), AUTO_DWARF_BYTES)),
             SymbolSource::Dwarf if !binary.has_dwarf() => return Err(SymbolError::NoDwarf),
-            SymbolSource::Dwarf => Some(Dwarf::new(MAX_DWARF_BYTES)),
+            SymbolSource::Dwarf => Some(Dwarf::new(Arc::clone(&binary), MAX_DWARF_BYTES)),
         };
         let cache = Mutex::new(Cache::new(CACHED_PCS));
         Ok(Self { binary, source, dwarf, dwarf_failed: AtomicBool::new(false), cache })
@@ -162,7 +164,11 @@ impl Symbolizer {
         if self.source == SymbolSource::Auto && function.as_ref().is_some_and(|function| function.wrapper) {
             return Ok(None);
         }
-        let Some(mut frames) = dwarf.frames_at(&self.binary, pc)? else { return Ok(None) };
+        let Some(mut frames) = dwarf.frames_at(pc)? else { return Ok(None) };
+        // Functions the compiler generates (equality of types, promoted methods) have no line rows at their start.
+        if self.source == SymbolSource::Auto && frames.iter().any(|frame| frame.line == 0) {
+            return Ok(None);
+        }
         if let Some((physical, function)) = frames.last_mut().zip(function) {
             physical.function = gopclntab::printed(function.name);
         }

@@ -10,10 +10,7 @@
 mod sections;
 mod unit;
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::{Frame, SymbolError};
 use crate::{address::VirtAddr, binary::Binary};
@@ -25,13 +22,12 @@ const MAX_UNITS_BYTES: usize = 16 << 20;
 
 /// Gives access to one binary's DWARF.
 pub(super) struct Dwarf {
-    /// Tells binaries apart in [`OPEN`].
-    id: u64,
+    binary: Arc<Binary>,
     limit_bytes: u64,
 }
 
 /// The DWARF that is inflated now, and whose it is.
-static OPEN: Mutex<Option<(u64, Arc<Debug>)>> = Mutex::new(None);
+static OPEN: Mutex<Option<(Weak<Binary>, Arc<Debug>)>> = Mutex::new(None);
 
 struct Debug {
     sections: Sections,
@@ -47,32 +43,31 @@ pub(super) fn release() {
 
 impl Dwarf {
     /// Reads nothing yet. Sections that need more than `limit_bytes` when inflated are refused later.
-    pub(super) fn new(limit_bytes: u64) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), limit_bytes }
+    pub(super) fn new(binary: Arc<Binary>, limit_bytes: u64) -> Self {
+        Self { binary, limit_bytes }
     }
 
     /// The frames at `pc` itself, innermost first. `None` where DWARF knows no function.
-    pub(super) fn frames_at(&self, binary: &Binary, pc: VirtAddr) -> Result<Option<Vec<Frame>>, SymbolError> {
-        let debug = self.open(binary)?;
+    pub(super) fn frames_at(&self, pc: VirtAddr) -> Result<Option<Vec<Frame>>, SymbolError> {
+        let debug = self.open()?;
         let Some(number) = debug.index.unit_of(pc.0) else { return Ok(None) };
         let unit = debug.unit(number)?;
         unit.frames(&debug.sections, &debug.index, pc.0, &mut Budget::default())
     }
 
-    fn open(&self, binary: &Binary) -> Result<Arc<Debug>, SymbolError> {
+    fn open(&self) -> Result<Arc<Debug>, SymbolError> {
         // Held while reading, so that two threads do not inflate two binaries at once.
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, debug)) = open.as_ref()
-            && *id == self.id
+        if let Some((binary, debug)) = open.as_ref()
+            && binary.as_ptr() == Arc::as_ptr(&self.binary)
         {
             return Ok(Arc::clone(debug));
         }
         *open = None;
-        let sections = Sections::read(binary, self.limit_bytes)?;
+        let sections = Sections::read(&self.binary, self.limit_bytes)?;
         let index = unit::Index::build(&sections)?;
         let debug = Arc::new(Debug { sections, index, units: Mutex::default() });
-        *open = Some((self.id, Arc::clone(&debug)));
+        *open = Some((Arc::downgrade(&self.binary), Arc::clone(&debug)));
         Ok(debug)
     }
 }
