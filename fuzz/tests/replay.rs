@@ -28,7 +28,8 @@ fn corpus() -> Vec<Input> {
             if file.extension().is_some_and(|extension| extension == "hex") {
                 let lines = String::from_utf8(bytes).expect("hex digits");
                 let stem = file.file_stem().and_then(|stem| stem.to_str());
-                let of = Parser::ALL.into_iter().find(|parser| Some(parser.name()) == stem).expect("called like a parser");
+                let of =
+                    Parser::ALL.into_iter().find(|parser| Some(parser.name()) == stem).expect("called like a parser");
                 let found = (1..).zip(lines.lines());
                 inputs.extend(found.map(|(line, hex)| (format!("{name}:{line}"), from_hex(hex), vec![of])));
             } else {

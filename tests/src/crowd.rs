@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn a_dump_is_taken_apart() {
-        let dump = "goroutine 1 [running]:\nmain.main()\n\t/m.go:1 +0x1\n\ngoroutine 7 [select]:\nmain.f(0x1)\n\t/m.go:2\n";
+        let dump =
+            "goroutine 1 [running]:\nmain.main()\n\t/m.go:1 +0x1\n\ngoroutine 7 [select]:\nmain.f(0x1)\n\t/m.go:2\n";
         let goroutines = goroutines(dump).unwrap();
         assert_eq!(goroutines.keys().copied().collect::<Vec<_>>(), [1, 7]);
         assert_eq!(goroutines[&7], ["goroutine 7 [select]:", "main.f(...)", "\t/m.go:2"]);

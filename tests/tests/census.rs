@@ -29,7 +29,8 @@ fn dumps_are_the_same(go: &Toolchain) -> Result<()> {
         for goid in own.keys().chain(ours.keys()) {
             // The main goroutine waits for a command, and then it writes a dump.
             if *goid != 1 && own.get(goid) != ours.get(goid) {
-                let text = |of: &BTreeMap<u64, Vec<String>>| of.get(goid).map_or("nothing".into(), |lines| lines.join("\n"));
+                let text =
+                    |of: &BTreeMap<u64, Vec<String>>| of.get(goid).map_or("nothing".into(), |lines| lines.join("\n"));
                 differences.push(format!("the runtime says\n{}\nand we\n{}", text(&own), text(&ours)));
             }
         }
@@ -134,7 +135,8 @@ fn every_outcome(go: &Toolchain) -> Result<()> {
 
     // It becomes another program again and again; each dump is whole or refused.
     let script = format!("exec {} < /dev/zero", program.display());
-    let looping = format!("i=0; while [ $i -lt 200 ]; do i=$((i+1)); (exec sh -c '{script}' & p=$!; sleep 0.01; kill $p) ; done");
+    let looping =
+        format!("i=0; while [ $i -lt 200 ]; do i=$((i+1)); (exec sh -c '{script}' & p=$!; sleep 0.01; kill $p) ; done");
     let mut shell = Command::new("sh").args(["-c", &looping]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(3) {

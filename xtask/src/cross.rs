@@ -43,7 +43,8 @@ impl FromStr for Target {
 impl Target {
     /// Installs what is missing to build for it.
     pub(crate) fn ensure(&self, paths: &Paths) -> Result<()> {
-        let installed = output_of(Surroundings::Active.apply(Command::new("rustup").args(["target", "list", "--installed"])));
+        let installed =
+            output_of(Surroundings::Active.apply(Command::new("rustup").args(["target", "list", "--installed"])));
         let installed = installed.with_context(|| {
             format!("no rustup to ask for the standard library of {}: install it and run this again", self.triple)
         })?;

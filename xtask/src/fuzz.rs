@@ -119,7 +119,8 @@ fn unpack(paths: &Paths, work: &Path) -> Result<()> {
         let lines = fs::read_to_string(found_file(paths, parser)).unwrap_or_default();
         for (number, line) in lines.lines().enumerate() {
             let bytes = (0..line.len()).step_by(2).map(|at| u8::from_str_radix(line.get(at..at + 2).unwrap_or(""), 16));
-            let bytes = bytes.collect::<Result<Vec<u8>, _>>().with_context(|| format!("{parser}.hex:{}", number + 1))?;
+            let bytes =
+                bytes.collect::<Result<Vec<u8>, _>>().with_context(|| format!("{parser}.hex:{}", number + 1))?;
             let file = work.join(format!("{parser}-{number}"));
             fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
         }

@@ -11,6 +11,9 @@ fn main() -> Result<()> {
     let report = agent::parse(read("the file with the last line of top")?.trim())?;
     let process = report.processes.first().context("top watched nothing")?;
     compare::same_counts(&stats, process)?;
-    println!("{}: exact, {} births, {} exits, {} parks", stats.go_version, process.births, process.exits, process.parks);
+    println!(
+        "{}: exact, {} births, {} exits, {} parks",
+        stats.go_version, process.births, process.exits, process.parks
+    );
     Ok(())
 }
