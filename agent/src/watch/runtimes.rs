@@ -87,14 +87,15 @@ fn proved(proc: &Proc, binaries: &Binaries, pid: u32, found: Found) -> Result<Re
             watchable.set_proved();
             Ok(found)
         }
-        Proof::Open(why) if guessed => Err(Refusal::Unproved(format!("layout from {}: {why}", watchable.layout.source))),
+        Proof::Open(why) if guessed => {
+            Err(Refusal::Unproved(format!("layout from {}: {why}", watchable.layout.source)))
+        }
         Proof::Open(why) => {
             tracing::debug!("process {pid}: its layout is not proved: {why}");
             Ok(found)
         }
-        Proof::Contradicted(why) => Err(Refusal::Unproved(format!(
-            "its memory contradicts the layout from {}: {why}",
-            watchable.layout.source
-        ))),
+        Proof::Contradicted(why) => {
+            Err(Refusal::Unproved(format!("its memory contradicts the layout from {}: {why}", watchable.layout.source)))
+        }
     })
 }
