@@ -45,6 +45,8 @@ pub struct Process {
     pub fidelity: String,
     /// Whether goroutines older than the agent are counted in.
     pub baseline: bool,
+    /// How often that was checked against a census.
+    pub audits: Audits,
     /// Alive now.
     pub goroutines: Goroutines,
     /// Since attach, over all sites.
@@ -57,6 +59,17 @@ pub struct Process {
     pub losses: BTreeMap<String, u64>,
     /// One per (site, start function).
     pub sites: Vec<Site>,
+}
+
+/// Comparisons of the agent's counts with what is in the target's memory.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Audits {
+    /// Comparisons made; the first one makes the baseline.
+    pub settled: u64,
+    /// Those that had to be repeated.
+    pub repeated: u64,
+    /// Goroutines that they did not agree on.
+    pub drift: u64,
 }
 
 /// Goroutines alive. Without a baseline, those that ended may be older than the agent: the numbers may be negative.

@@ -32,6 +32,8 @@ pub enum Program {
     Leaky,
     /// Runs fixed numbers of events for benchmarks.
     Bench,
+    /// Has goroutines in every state, and dumps them itself.
+    Crowd,
 }
 
 /// The ways to build a program.
@@ -65,6 +67,7 @@ impl Program {
             Program::Exercise => "exercise",
             Program::Leaky => "leaky",
             Program::Bench => "bench",
+            Program::Crowd => "crowd",
         };
         Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(name)
     }
@@ -156,6 +159,15 @@ impl Toolchain {
         let lock = File::create(fixtures.join("lock"))?;
         lock.lock()?;
         self.build_locked(&fixtures, program, variant)
+    }
+
+    /// What `go tool` says.
+    ///
+    /// # Errors
+    /// When it fails: with its words.
+    pub fn tool(&self, args: &[&str]) -> Result<String> {
+        let args: Vec<&str> = std::iter::once("tool").chain(args.iter().copied()).collect();
+        self.run(&fixtures()?, Path::new("/"), &args)
     }
 
     fn build_locked(&self, fixtures: &Path, program: Program, variant: Variant) -> Result<Fixture> {

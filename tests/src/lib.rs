@@ -7,6 +7,7 @@
 //! - [`breakpoints`] shows what uprobes have left in a process's code;
 //! - [`compare`] holds what the agent says to what the target counted;
 //! - [`matrix`] does that for every Go version and way to build;
+//! - [`crowd`] has a target in every state, and reads dumps of it;
 //! - [`elf`] finds functions by symbol, as little as the two above need;
 //! - [`skip`] makes sure that what could not be tested is known;
 //! - [`bench`] runs benchmarks beside their peers.
@@ -19,6 +20,7 @@ pub mod agent;
 pub mod bench;
 pub mod breakpoints;
 pub mod compare;
+pub mod crowd;
 pub mod elf;
 pub mod go;
 pub mod kernel_count;

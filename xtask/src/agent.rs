@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
+    cross::Target,
     ebpf,
     paths::Paths,
     rust::{Rustc, Surroundings, Userspace, cargo},
@@ -69,7 +70,15 @@ pub(crate) fn hush(command: &mut Command) -> &mut Command {
 
 /// Builds the `parkranger` binary and returns its path.
 pub(crate) fn build(paths: &Paths, object: &Path, profile: Profile) -> Result<PathBuf> {
+    build_for(paths, object, profile, None)
+}
+
+/// The same, for another machine than this one where there is a `target`.
+pub(crate) fn build_for(paths: &Paths, object: &Path, profile: Profile, target: Option<&Target>) -> Result<PathBuf> {
     let mut command = Workspace::new(paths, object)?.compiling("build");
+    if let Some(target) = target {
+        target.apply(&mut command)?;
+    }
     command.args(["--package", "parkranger", "--bin", "parkranger"]);
     let folder = match profile {
         Profile::Release => {
@@ -79,7 +88,8 @@ pub(crate) fn build(paths: &Paths, object: &Path, profile: Profile) -> Result<Pa
         Profile::Debug => "debug",
     };
     openly(hush(&mut command), "the agent did not compile")?;
-    Ok(paths.target.join(folder).join("parkranger"))
+    let root = target.map_or_else(|| paths.target.clone(), |target| paths.target.join(&target.triple));
+    Ok(root.join(folder).join("parkranger"))
 }
 
 /// `cargo xtask cargo -- ARGS`.

@@ -1,12 +1,12 @@
 //! `cargo xtask fuzz`: every parser of hostile bytes under libFuzzer, one after the other, within stated time and memory.
 //!
 //! No nightly and no cargo-fuzz: the coverage instrumentation is a flag of every rustc, and the target is a program of
-//! the `fuzz` package with libFuzzer linked in. What is new goes to a corpus outside the repository; `--keep` merges the
-//! part of it that covers more into `fuzz/corpus`, which the package's test replays.
+//! the `fuzz` package with libFuzzer linked in. What is new goes to a corpus outside the repository; `--keep` puts the
+//! smallest part of it that covers as much into `fuzz/corpus/found`, which the package's test replays.
 
 use std::{
     env, fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -45,7 +45,7 @@ pub(crate) struct Options {
     /// How long to fuzz each parser
     #[arg(long, default_value_t = 30)]
     minutes: u32,
-    /// Merge what covers more into fuzz/corpus afterwards
+    /// Put what was found into fuzz/corpus/found afterwards
     #[arg(long)]
     keep: bool,
     /// Only these parsers
@@ -60,10 +60,10 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<ExitCode> {
     for parser in PARSERS.into_iter().filter(chosen) {
         let work = paths.cache.join("fuzz").join(parser);
         let found = paths.target.join("fuzz-found").join(parser);
-        let corpus = paths.root.join("fuzz/corpus").join(parser);
-        for folder in [&work, &found, &corpus] {
+        for folder in [&work, &found] {
             fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
+        unpack(paths, &work)?;
         note("fuzz", &format!("{parser}, {} minutes", options.minutes));
         let mut command = fuzzer(&target, parser);
         command
@@ -71,16 +71,13 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<ExitCode> {
             .args([format!("-max_total_time={}", options.minutes * 60), "-print_final_stats=1".to_owned()])
             .arg(format!("-artifact_prefix={}/", found.display()))
             .arg(&work)
-            .args(corpora(paths)?);
+            .args(["crafted", "seed"].map(|folder| paths.root.join("fuzz/corpus").join(folder)));
         if let Err(error) = openly(&mut command, &format!("{parser} broke; the input is in {}", paths.shown(&found))) {
             note("fuzz", &format!("{error:#}"));
             failed.push(parser);
         }
         if options.keep {
-            openly(
-                fuzzer(&target, parser).args(["-merge=1", "-max_len=512"]).args([&corpus, &work]),
-                "merging failed",
-            )?;
+            keep(paths, &target, parser, &work)?;
         }
     }
     if !failed.is_empty() {
@@ -90,7 +87,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<ExitCode> {
 }
 
 /// Builds the fuzz target and gives its path. In a target folder of its own: instrumented code is of no other use.
-fn target(paths: &Paths) -> Result<std::path::PathBuf> {
+fn target(paths: &Paths) -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let toolchain = setup::build(paths)?;
     let object = ebpf::build(paths, &toolchain)?;
@@ -111,11 +108,39 @@ fn fuzzer(target: &Path, parser: &str) -> Command {
     command
 }
 
-/// Every folder of the committed corpus: what broke one parser may break another.
-fn corpora(paths: &Paths) -> Result<Vec<std::path::PathBuf>> {
-    let root = paths.root.join("fuzz/corpus");
-    let folders = fs::read_dir(&root).with_context(|| format!("cannot read {}", root.display()))?;
-    let mut folders = folders.map(|folder| Ok(folder?.path())).collect::<Result<Vec<_>>>()?;
-    folders.sort();
-    Ok(folders)
+/// Where the repository keeps what a parser's fuzzing found: one input to a line, in hex.
+fn found_file(paths: &Paths, parser: &str) -> PathBuf {
+    paths.root.join("fuzz/corpus/found").join(parser).with_extension("hex")
+}
+
+/// Writes every input of the repository into `work`: what broke one parser may break another.
+fn unpack(paths: &Paths, work: &Path) -> Result<()> {
+    for parser in PARSERS {
+        let lines = fs::read_to_string(found_file(paths, parser)).unwrap_or_default();
+        for (number, line) in lines.lines().enumerate() {
+            let bytes = (0..line.len()).step_by(2).map(|at| u8::from_str_radix(line.get(at..at + 2).unwrap_or(""), 16));
+            let bytes =
+                bytes.collect::<Result<Vec<u8>, _>>().with_context(|| format!("{parser}.hex:{}", number + 1))?;
+            let file = work.join(format!("{parser}-{number}"));
+            fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces the repository's inputs of a parser with the smallest part of `work` that covers as much.
+fn keep(paths: &Paths, target: &Path, parser: &str, work: &Path) -> Result<()> {
+    let smallest = work.with_extension("smallest");
+    fs::remove_dir_all(&smallest).ok();
+    fs::create_dir_all(&smallest).with_context(|| format!("cannot create {}", smallest.display()))?;
+    let mut command = fuzzer(target, parser);
+    openly(command.args(["-merge=1", "-max_len=512", "-timeout=10"]).args([&smallest, work]), "merging failed")?;
+    let mut lines = Vec::new();
+    for file in fs::read_dir(&smallest)? {
+        let bytes = fs::read(file?.path())?;
+        lines.push(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n");
+    }
+    lines.sort_by_key(|line| (line.len(), line.clone()));
+    let file = found_file(paths, parser);
+    fs::write(&file, lines.concat()).with_context(|| format!("cannot write {}", file.display()))
 }

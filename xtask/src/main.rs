@@ -7,6 +7,7 @@
 mod agent;
 mod apt;
 mod bench;
+mod cross;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -52,6 +53,9 @@ enum Command {
         /// Build without optimisations
         #[arg(long, conflicts_with = "release")]
         debug: bool,
+        /// Build for another machine: aarch64-unknown-linux-musl
+        #[arg(long, value_name = "TRIPLE")]
+        target: Option<cross::Target>,
     },
     /// Build, then run every test: unit tests, and the agent against real Go programs (those need root)
     Test {
@@ -98,11 +102,17 @@ fn run(command: &Command) -> Result<ExitCode> {
     let paths = Paths::find()?;
     match command {
         Command::Setup { purpose } => setup::run(&paths, *purpose),
-        Command::Build { debug, .. } => {
+        Command::Build { debug, target, .. } => {
             let toolchain = setup::build(&paths)?;
-            let object = ebpf::build(&paths, &toolchain)?;
             let profile = if *debug { Profile::Debug } else { Profile::Release };
-            let binary = agent::build(&paths, &object, profile)?;
+            let binary = match target {
+                Some(target) => {
+                    target.ensure(&paths)?;
+                    let object = ebpf::build_for(&paths, &toolchain, target.arch)?;
+                    agent::build_for(&paths, &object, profile, Some(target))?
+                }
+                None => agent::build(&paths, &ebpf::build(&paths, &toolchain)?, profile)?,
+            };
             println!("built {}", paths.shown(&binary));
             Ok(ExitCode::SUCCESS)
         }

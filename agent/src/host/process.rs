@@ -53,6 +53,15 @@ pub struct Identity {
     pub start_time: u64,
 }
 
+/// One thread's share of the processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadTime {
+    /// Nanoseconds on a processor so far.
+    pub ran_ns: u64,
+    /// It waits for something, or is stopped.
+    pub sleeps: bool,
+}
+
 /// /proc, or a folder that looks like it.
 #[derive(Clone, Debug)]
 pub struct Proc {
@@ -179,6 +188,25 @@ impl Proc {
             .and_then(|file| file.take(limit_bytes).read_to_end(&mut bytes))
             .map_err(|error| host_error(pid, &path, &error))?;
         Ok(bytes)
+    }
+
+    /// How long each thread of `pid` has run, in nanoseconds. Empty where the kernel does not say.
+    #[must_use]
+    pub fn thread_times(&self, pid: u32) -> Vec<(u32, u64)> {
+        let Ok(threads) = fs::read_dir(self.path(pid, "task")) else { return Vec::new() };
+        let tids = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        tids.filter_map(|tid| Some((tid, self.thread_time(pid, tid)?.ran_ns))).collect()
+    }
+
+    /// How long one thread has run, and whether it sleeps. `None` where it is gone or the kernel does not say.
+    #[must_use]
+    pub fn thread_time(&self, pid: u32, tid: u32) -> Option<ThreadTime> {
+        let task = self.path(pid, "task").join(tid.to_string());
+        let schedstat = fs::read_to_string(task.join("schedstat")).ok()?;
+        let ran_ns = schedstat.split(' ').next()?.trim().parse().ok()?;
+        let stat = fs::read_to_string(task.join("stat")).ok()?;
+        let sleeps = !stat.rsplit_once(") ")?.1.starts_with('R');
+        Some(ThreadTime { ran_ns, sleeps })
     }
 
     fn threads(&self, pid: u32) -> usize {

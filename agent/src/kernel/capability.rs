@@ -123,10 +123,7 @@ mod tests {
     #[test]
     fn a_kernel_without_uprobes_is_named_with_what_it_lacks() {
         let error = answers(true, false, false).require().unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "this kernel (5.10.0-test) cannot attach uprobes: it was built without CONFIG_UPROBE_EVENTS"
-        );
+        assert_eq!(error, "this kernel (5.10.0-test) cannot attach uprobes: it was built without CONFIG_UPROBE_EVENTS");
         assert!(answers(true, true, false).require().is_ok());
         assert!(answers(true, false, true).require().is_ok());
     }

@@ -105,7 +105,7 @@ impl Kernel {
     pub fn sites_of(&self, process: ProcessId) -> Result<Vec<(SiteKey, SiteCounts)>, KernelError> {
         let sites: PerCpuHashMap<_, SiteKey, SiteCounts> = self.map(names::SITES)?;
         let mut found = Vec::new();
-        for entry in sites.iter() {
+        for entry in &sites {
             let (key, values) = entry.map_err(|error| read_error(names::SITES, &error))?;
             if key.process == process {
                 found.push((key, values.iter().fold(SiteCounts::default(), |sum, value| sum.plus(*value))));

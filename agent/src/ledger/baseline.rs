@@ -1,8 +1,12 @@
 //! What was there before the attach, and the proof that the ledger is right.
 //!
-//! A settled window says how many goroutines each site has at its end. The first one gives the baseline: what the births
-//! and exits counted until then do not explain. Each further one is an audit: what it finds must be what the ledger says.
-//! If it is not, the difference is shown as drift and the baseline corrected.
+//! A window says how many goroutines each site has at its end. The first one gives the baseline: what the births and
+//! exits counted until then do not explain. Each further one is an audit: what it finds must be what the ledger says. If
+//! it is not, the difference is shown as drift and the baseline corrected.
+//!
+//! A thread of the target can be held up by the kernel between an event and its effect in memory, for as long as the
+//! machine is busy, and then a window is wrong by that goroutine. So what a window finds is believed only where it is
+//! what is known already, where nothing happened meanwhile, or when the next window finds the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +17,22 @@ use super::{ProcessLedger, Site};
 pub struct Baseline {
     /// Goroutines per site that no counted birth explains.
     sites: BTreeMap<Site, i64>,
+    /// What a single window found; another one has to confirm it.
+    candidate: Option<BTreeMap<Site, i64>>,
     /// What was found of windows so far.
     pub audits: Audits,
+}
+
+/// What came of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is believed; the ledger was wrong by so many goroutines.
+    Settled {
+        /// 0 in a healthy run.
+        drift: u64,
+    },
+    /// Another window must find the same.
+    Unconfirmed,
 }
 
 /// What windows found.
@@ -22,7 +40,7 @@ pub struct Baseline {
 pub struct Audits {
     /// Windows that were settled. The first one made the baseline.
     pub settled: u64,
-    /// Windows that said nothing and were repeated.
+    /// Windows that said nothing, or what no other confirmed, and were repeated.
     pub repeated: u64,
     /// Goroutines that ledger and census did not agree on, all audits together. Must be 0.
     pub drift: u64,
@@ -46,31 +64,38 @@ impl Baseline {
         self.sites.iter().map(|(site, count)| (*site, *count))
     }
 
-    /// Takes what a window found: the goroutines `alive` at its end, and what was `counted` until then. Tells the drift.
-    pub fn settle(&mut self, alive: &BTreeMap<Site, u64>, counted: &ProcessLedger) -> u64 {
-        let mut sites: BTreeSet<Site> = alive.keys().copied().collect();
-        sites.extend(counted.sites.keys());
-        sites.extend(self.sites.keys());
-        let mut found = BTreeMap::new();
-        let mut drift = 0;
-        for site in sites {
-            let there = alive.get(&site).copied().unwrap_or_default().cast_signed();
-            let tally = counted.sites.get(&site);
-            let net = tally.map_or(0, |tally| tally.births.cast_signed().wrapping_sub(tally.exits.cast_signed()));
-            let baseline = there.wrapping_sub(net);
-            // C threads that call Go come and go without birth and exit: only the census counts them.
-            if self.is_known() && !site.is_c_thread() {
-                drift += baseline.abs_diff(self.of(site));
-            }
-            if baseline != 0 {
-                found.insert(site, baseline);
-            }
+    /// Takes what a window found: the goroutines `alive` at its end, and what was `counted` until then. `quiet`: nothing
+    /// was born and nothing ended meanwhile.
+    pub fn settle(&mut self, alive: &BTreeMap<Site, u64>, counted: &ProcessLedger, quiet: bool) -> Verdict {
+        let mut found: BTreeMap<Site, i64> = alive.iter().map(|(site, count)| (*site, count.cast_signed())).collect();
+        for (site, tally) in &counted.sites {
+            let net = tally.births.cast_signed().wrapping_sub(tally.exits.cast_signed());
+            let count = found.entry(*site).or_default();
+            *count = count.wrapping_sub(net);
         }
+        found.retain(|_, count| *count != 0);
+        let drift = if self.is_known() { differences(&self.sites, &found) } else { 0 };
+        let agrees = self.is_known() && drift == 0;
+        let confirmed = self.candidate.as_ref().is_some_and(|candidate| differences(candidate, &found) == 0);
+        if !(agrees || quiet || confirmed) {
+            self.candidate = Some(found);
+            self.audits.repeated += 1;
+            return Verdict::Unconfirmed;
+        }
+        self.candidate = None;
         self.sites = found;
         self.audits.settled += 1;
         self.audits.drift += drift;
-        drift
+        Verdict::Settled { drift }
     }
+}
+
+/// By how many goroutines two baselines differ. C threads that call Go come and go without birth and exit: only the
+/// census counts them.
+fn differences(one: &BTreeMap<Site, i64>, other: &BTreeMap<Site, i64>) -> u64 {
+    let sites: BTreeSet<&Site> = one.keys().chain(other.keys()).collect();
+    let count = |of: &BTreeMap<Site, i64>, site| of.get(site).copied().unwrap_or_default();
+    sites.into_iter().filter(|site| !site.is_c_thread()).map(|site| count(one, site).abs_diff(count(other, site))).sum()
 }
 
 #[cfg(test)]
@@ -92,22 +117,36 @@ mod tests {
     fn the_first_window_explains_what_was_there_before() {
         let mut baseline = Baseline::default();
         // Ten were there before; four more came, two of all went. At B all that came went, and one that was there.
-        let drift = baseline.settle(&BTreeMap::from([(A, 12)]), &counted(&[(A, 4, 2), (B, 7, 8)]));
-        assert_eq!((drift, baseline.of(A), baseline.of(B)), (0, 10, 1));
+        let counted = counted(&[(A, 4, 2), (B, 7, 8)]);
+        assert_eq!(baseline.settle(&BTreeMap::from([(A, 12)]), &counted, false), Verdict::Unconfirmed);
+        assert!(!baseline.is_known());
+        assert_eq!(baseline.settle(&BTreeMap::from([(A, 12)]), &counted, false), Verdict::Settled { drift: 0 });
+        assert_eq!((baseline.of(A), baseline.of(B)), (10, 1));
         assert!(baseline.is_known());
     }
 
     #[test]
     fn an_audit_finds_what_went_missing() {
         let mut baseline = Baseline::default();
-        baseline.settle(&BTreeMap::from([(A, 10), (C_THREAD, 1)]), &counted(&[]));
-        let drift = baseline.settle(&BTreeMap::from([(A, 15), (C_THREAD, 3)]), &counted(&[(A, 6, 1)]));
-        assert_eq!(drift, 0, "C threads are not counted by events");
+        let quiet = baseline.settle(&BTreeMap::from([(A, 10), (C_THREAD, 1)]), &counted(&[]), true);
+        assert_eq!(quiet, Verdict::Settled { drift: 0 });
+        let one = baseline.settle(&BTreeMap::from([(A, 15), (C_THREAD, 3)]), &counted(&[(A, 6, 1)]), false);
+        assert_eq!(one, Verdict::Settled { drift: 0 }, "C threads are not counted by events");
         assert_eq!(baseline.of(C_THREAD), 3);
-        let drift = baseline.settle(&BTreeMap::from([(A, 14), (B, 2)]), &counted(&[(A, 6, 1)]));
-        assert_eq!((drift, baseline.audits.drift), (3, 3));
+        let strange = BTreeMap::from([(A, 14), (B, 2)]);
+        assert_eq!(baseline.settle(&strange, &counted(&[(A, 6, 1)]), false), Verdict::Unconfirmed);
+        let again = baseline.settle(&strange, &counted(&[(A, 7, 2)]), false);
+        assert_eq!(again, Verdict::Settled { drift: 3 });
         assert_eq!((baseline.of(A), baseline.of(B)), (9, 2), "corrected");
-        let drift = baseline.settle(&BTreeMap::from([(A, 14), (B, 2)]), &counted(&[(A, 6, 1)]));
-        assert_eq!((drift, baseline.audits), (0, Audits { settled: 4, repeated: 0, drift: 3 }));
+        assert_eq!(baseline.audits, Audits { settled: 3, repeated: 1, drift: 3 });
+    }
+
+    #[test]
+    fn a_single_strange_window_changes_nothing() {
+        let mut baseline = Baseline::default();
+        baseline.settle(&BTreeMap::from([(A, 10)]), &counted(&[]), true);
+        assert_eq!(baseline.settle(&BTreeMap::from([(A, 9)]), &counted(&[]), false), Verdict::Unconfirmed);
+        let usual = baseline.settle(&BTreeMap::from([(A, 10)]), &counted(&[]), false);
+        assert_eq!((usual, baseline.of(A), baseline.audits.drift), (Verdict::Settled { drift: 0 }, 10, 0));
     }
 }

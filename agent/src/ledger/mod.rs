@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use parkranger_common::counts::{ProcessId, SiteCounts, SiteKey, Unattributed};
 
-pub use baseline::{Audits, Baseline};
+pub use baseline::{Audits, Baseline, Verdict};
 
 use crate::{address::RuntimeAddr, census::Origin, kernel::Counters};
 
@@ -161,12 +161,18 @@ impl Ledger {
     }
 
     /// Takes what a window found of a process: the goroutines `alive` at its end and the `counters` as they were then.
-    /// Tells the drift.
-    pub fn settle(&mut self, id: ProcessId, alive: &BTreeMap<Site, u64>, counters: &[(SiteKey, SiteCounts)]) -> u64 {
+    /// `quiet`: nothing happened meanwhile.
+    pub fn settle(
+        &mut self,
+        id: ProcessId,
+        alive: &BTreeMap<Site, u64>,
+        counters: &[(SiteKey, SiteCounts)],
+        quiet: bool,
+    ) -> Verdict {
         let mut counted = ProcessLedger::default();
         counted.count(counters);
         counted.settle_unread_starts();
-        self.baselines.entry(id).or_default().settle(alive, &counted)
+        self.baselines.entry(id).or_default().settle(alive, &counted, quiet)
     }
 
     /// Notes a window that said nothing.

@@ -35,7 +35,9 @@ pub struct Allowance {
 }
 
 /// A GODEBUG switch, the values of it that bite, and how.
-const SWITCHES: [(&str, fn(&str) -> bool, &str); 15] = [
+type Switch = (&'static str, fn(&str) -> bool, &'static str);
+
+const SWITCHES: [Switch; 15] = [
     ("asyncpreemptoff", set, "a loop without calls holds up every garbage collection and stop of the world"),
     ("gcstoptheworld", set, "every garbage collection stops the program from start to end"),
     ("gcshrinkstackoff", set, "stacks never shrink"),

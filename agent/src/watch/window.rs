@@ -21,7 +21,7 @@ use parkranger_common::{
     counts::{ProcessId, SiteCounts, SiteKey},
     window::{Life, Window},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     Watch, WatchError,
@@ -30,14 +30,18 @@ use super::{
 use crate::{
     census::CensusError,
     ledger::{
-        Site,
+        Site, Verdict,
         window::{Spoiled, alive_at_end, unnumbered},
     },
     runtime::scheduler::GoidStock,
 };
 
-/// How long events that began before a window may take to be counted and to show in memory.
-const SETTLE: Duration = Duration::from_millis(20);
+/// How long events that began before a window are given to be counted and to show in memory: at least, and at most
+/// where some threads of the process get no time on a processor.
+const SETTLE: Duration = Duration::from_millis(4);
+const SETTLE_LIMIT: Duration = Duration::from_millis(400);
+/// A thread that has run for so long since is past any event from before. The kernel updates the time at its ticks.
+const PAST_EVENTS_NS: u64 = 100_000;
 /// How long births after a window are told.
 const TAIL: Duration = Duration::from_millis(4);
 /// How long a census may take before its process is given up.
@@ -79,7 +83,8 @@ struct OpenWindow {
 }
 
 enum Phase {
-    Settling,
+    /// Threads that may still be in an event from before, and how long each had run.
+    Settling(Vec<(u32, u64)>),
     Census,
     Tail {
         found: Vec<(u64, Site)>,
@@ -98,8 +103,9 @@ enum Phase {
 }
 
 enum Step {
-    Goes(OpenWindow),
+    Goes(Box<OpenWindow>),
     Done,
+    Unconfirmed,
     Spoiled(Spoiled),
     Impossible(CensusError),
 }
@@ -145,10 +151,15 @@ impl Watch {
             return self.close();
         }
         match self.step(open)? {
-            Step::Goes(open) => self.windows.open = Some(open),
+            Step::Goes(open) => self.windows.open = Some(*open),
             Step::Done => {
                 self.close()?;
                 self.windows.due.insert(id, Due { at: Instant::now() + self.config.audit_every, retry: FIRST_RETRY });
+            }
+            Step::Unconfirmed => {
+                debug!("a window of process {} is to be confirmed", id.tgid());
+                self.close()?;
+                self.windows.due.insert(id, Due { at: Instant::now(), retry: FIRST_RETRY });
             }
             Step::Spoiled(why) => {
                 debug!("a window of process {} is repeated: {why}", id.tgid());
@@ -200,7 +211,7 @@ impl Watch {
             id,
             offsets,
             since: now,
-            phase: Phase::Settling,
+            phase: Phase::Settling(self.proc.thread_times(id.tgid())),
             lives: Vec::new(),
             counted_before,
             before: Vec::new(),
@@ -211,8 +222,16 @@ impl Watch {
 
     fn step(&mut self, mut open: OpenWindow) -> Result<Step, WatchError> {
         match open.phase {
-            Phase::Settling if open.since.elapsed() < SETTLE => Ok(Step::Goes(open)),
-            Phase::Settling => {
+            Phase::Settling(_) if open.since.elapsed() < SETTLE => Ok(Step::Goes(Box::new(open))),
+            Phase::Settling(threads) if !threads.is_empty() && open.since.elapsed() < SETTLE_LIMIT => {
+                let pid = open.id.tgid();
+                let stays = |&(tid, then): &(u32, u64)| {
+                    self.proc.thread_time(pid, tid).is_some_and(|now| !now.sleeps && now.ran_ns < then + PAST_EVENTS_NS)
+                };
+                open.phase = Phase::Settling(threads.into_iter().filter(stays).collect());
+                Ok(Step::Goes(Box::new(open)))
+            }
+            Phase::Settling(_) => {
                 let Some((_, process, binary)) = self.processes().find(|(id, ..)| *id == open.id) else {
                     return Ok(Step::Spoiled(Spoiled::Incomplete));
                 };
@@ -220,10 +239,10 @@ impl Watch {
                 open.before = self.kernel.sites_of(open.id)?;
                 open.phase = Phase::Census;
                 open.since = Instant::now();
-                Ok(Step::Goes(open))
+                Ok(Step::Goes(Box::new(open)))
             }
             Phase::Census => self.after_census(open),
-            Phase::Tail { .. } if open.since.elapsed() < TAIL => Ok(Step::Goes(open)),
+            Phase::Tail { .. } if open.since.elapsed() < TAIL => Ok(Step::Goes(Box::new(open))),
             Phase::Tail { found, at_end } => {
                 let missing = unnumbered(&open.lives);
                 if missing.is_empty() {
@@ -235,7 +254,7 @@ impl Watch {
                     return Ok(Step::Spoiled(Spoiled::Unnumbered));
                 }
                 open.phase = Phase::Stocks { found, at_end };
-                Ok(Step::Goes(open))
+                Ok(Step::Goes(Box::new(open)))
             }
             Phase::Stocks { found, at_end } => {
                 match open.worker.as_ref().map_or(Err(TryRecvError::Disconnected), Worker::stocks) {
@@ -245,7 +264,7 @@ impl Watch {
                     }
                     Err(_) => return Ok(Step::Spoiled(Spoiled::Unnumbered)),
                 }
-                Ok(Step::Goes(open))
+                Ok(Step::Goes(Box::new(open)))
             }
             Phase::Last { ref found, ref at_end, ref stocks } => {
                 let now = self.kernel.sites_of(open.id)?;
@@ -256,14 +275,15 @@ impl Watch {
                 };
                 let pid = open.id.tgid();
                 let goroutines: u64 = alive.values().sum();
-                let drift = self.ledger.settle(open.id, &alive, &at_the_end(at_end, &now));
-                if drift > 0 {
-                    warn!("process {pid}: {drift} of {goroutines} goroutines were not where the ledger had them");
+                let counts = at_the_end(at_end, &now);
+                match self.ledger.settle(open.id, &alive, &counts, open.lives.is_empty()) {
+                    Verdict::Unconfirmed => return Ok(Step::Unconfirmed),
+                    Verdict::Settled { drift: 0 } => {}
+                    Verdict::Settled { drift } => {
+                        warn!("process {pid}: {drift} of {goroutines} goroutines were not where the ledger had them");
+                    }
                 }
-                info!(
-                    "process {pid}: {goroutines} goroutines, {} births and exits during the census",
-                    open.lives.len()
-                );
+                debug!("process {pid}: {goroutines} goroutines, {} births and exits meanwhile", open.lives.len());
                 Ok(Step::Done)
             }
         }
@@ -271,7 +291,7 @@ impl Watch {
 
     fn after_census(&mut self, mut open: OpenWindow) -> Result<Step, WatchError> {
         match open.worker.as_ref().map_or(Err(TryRecvError::Disconnected), Worker::census) {
-            Err(TryRecvError::Empty) if open.since.elapsed() < CENSUS_LIMIT => Ok(Step::Goes(open)),
+            Err(TryRecvError::Empty) if open.since.elapsed() < CENSUS_LIMIT => Ok(Step::Goes(Box::new(open))),
             Err(TryRecvError::Empty) => {
                 let (pid, seconds) = (open.id.tgid(), CENSUS_LIMIT.as_secs());
                 Ok(Step::Impossible(CensusError::HeldBack { pid, seconds }))
@@ -292,7 +312,7 @@ impl Watch {
                 self.kernel.set_window(Window { tail: open.id, process: ProcessId(0), ..open.offsets })?;
                 open.since = Instant::now();
                 open.phase = Phase::Tail { found: found.goroutines, at_end };
-                Ok(Step::Goes(open))
+                Ok(Step::Goes(Box::new(open)))
             }
         }
     }

@@ -22,28 +22,32 @@ use crate::{
 const TARGET: &str = "bpfel-unknown-none";
 const OBJECT: &str = "parkranger-ebpf";
 
-/// Compiles `ebpf/` for this machine's architecture (`pt_regs` differs, so there is one object for each) and returns the
-/// object's path.
+/// Compiles `ebpf/` for this machine's architecture and returns the object's path.
 pub(crate) fn build(paths: &Paths, toolchain: &Toolchain) -> Result<PathBuf> {
+    build_for(paths, toolchain, ARCH)
+}
+
+/// The same for another architecture: `pt_regs` differs, so there is one object for each.
+pub(crate) fn build_for(paths: &Paths, toolchain: &Toolchain, arch: &str) -> Result<PathBuf> {
     let own_target = paths.target.join("ebpf-build");
-    let mut command = command(toolchain, &own_target)?;
+    let mut command = command(toolchain, &own_target, arch)?;
     openly(command.current_dir(paths.root.join("ebpf")), "the eBPF half did not compile")?;
 
     let built = own_target.join(TARGET).join("release").join(OBJECT);
-    let object = paths.target.join("ebpf").join(ARCH).join(OBJECT);
+    let object = paths.target.join("ebpf").join(arch).join(OBJECT);
     copy_if_changed(&built, &object)?;
     note("ebpf", &format!("{}, built by {toolchain}", paths.shown(&object)));
     Ok(object)
 }
 
-fn command(toolchain: &Toolchain, own_target: &Path) -> Result<Command> {
-    if !matches!(ARCH, "x86_64" | "aarch64") {
-        bail!("parkranger knows the registers of x86_64 and aarch64, not of {ARCH}");
+fn command(toolchain: &Toolchain, own_target: &Path, arch: &str) -> Result<Command> {
+    if !matches!(arch, "x86_64" | "aarch64") {
+        bail!("parkranger knows the registers of x86_64 and aarch64, not of {arch}");
     }
     let linker = toolchain.linker.to_str().context("the path of bpf-linker is not UTF-8")?;
     let flags = [
         &format!("-Clinker={linker}"),
-        &format!("--cfg=bpf_target_arch=\"{ARCH}\""),
+        &format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
     ];

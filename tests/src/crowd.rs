@@ -1,0 +1,169 @@
+//! The crowd program, and dumps of it: its own and the agent's.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::target::Target;
+
+/// The crowd program: see `programs/crowd/main.go` for what each command does.
+#[derive(Debug)]
+pub struct Crowd {
+    target: Target,
+}
+
+#[derive(Deserialize)]
+struct Count {
+    goroutines: u64,
+}
+
+/// What the program's own profile cost it.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct OwnProfile {
+    /// How long it took.
+    pub took_ns: u64,
+    /// By how much a ticking goroutine was late at worst.
+    pub worst_ns: u64,
+}
+
+impl Crowd {
+    /// Starts the program.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(program: &Path) -> Result<Crowd> {
+        Ok(Crowd { target: Target::start(program)? })
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.target.pid()
+    }
+
+    fn count_after(&mut self, command: &str) -> Result<u64> {
+        Ok(self.ask::<Count>(command)?.goroutines)
+    }
+
+    /// Gives a command whose answer is more than a number.
+    ///
+    /// # Errors
+    /// See [`Target::ask`], here and below.
+    pub fn ask<A: DeserializeOwned>(&mut self, command: &str) -> Result<A> {
+        self.target.ask(command)
+    }
+
+    /// Starts goroutines in every state; all rest when it answers. The number of goroutines.
+    pub fn gather(&mut self) -> Result<u64> {
+        self.count_after("gather")
+    }
+
+    /// Starts `n` goroutines parked `depth` calls deep.
+    pub fn many(&mut self, n: u64, depth: u64) -> Result<u64> {
+        self.count_after(&format!("many {n} {depth}"))
+    }
+
+    /// Goroutines that are born and end as fast as they can.
+    pub fn churn(&mut self, on: bool) -> Result<u64> {
+        self.count_after(if on { "churn on" } else { "churn off" })
+    }
+
+    /// One garbage collection.
+    pub fn collect(&mut self) -> Result<u64> {
+        self.count_after("collect")
+    }
+
+    /// `runtime.NumGoroutine()`.
+    pub fn count(&mut self) -> Result<u64> {
+        self.count_after("count")
+    }
+
+    /// The program's own dump of all goroutines.
+    pub fn own_dump(&mut self) -> Result<String> {
+        let file = tempfile::NamedTempFile::new()?;
+        let path = file.path().to_str().context("path")?;
+        self.count_after(&format!("dump {path}"))?;
+        Ok(std::fs::read_to_string(file.path())?)
+    }
+}
+
+/// Runs `parkranger dump` with more arguments.
+///
+/// # Errors
+/// When it cannot be run.
+pub fn dump(pid: u32, args: &[&str]) -> Result<Output> {
+    let agent: OsString = std::env::var_os("PARKRANGER_BIN").context("PARKRANGER_BIN")?;
+    Ok(Command::new(agent).args(["dump", "--pid", &pid.to_string()]).args(args).output()?)
+}
+
+/// Runs `parkranger dump` and expects it to succeed and to have nothing to say beside the dump.
+///
+/// # Errors
+/// When it does not.
+pub fn dumped(pid: u32, args: &[&str]) -> Result<String> {
+    let output = dump(pid, args)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && said.is_empty(), "dump {args:?}: {}: {said}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The goroutines of a dump, each with its lines: arguments of calls are left out, they are in the runtime's only.
+///
+/// # Errors
+/// When it is no dump.
+pub fn goroutines(dump: &str) -> Result<BTreeMap<u64, Vec<String>>> {
+    let mut goroutines = BTreeMap::new();
+    for block in dump.trim_end().split("\n\n") {
+        let header = block.lines().next().context("an empty block")?;
+        let number = header.strip_prefix("goroutine ").and_then(|rest| rest.split(' ').next());
+        let number = number.and_then(|number| number.parse().ok()).with_context(|| format!("no header: {header}"))?;
+        let lines = block.lines().map(without_arguments).collect();
+        ensure!(goroutines.insert(number, lines).is_none(), "goroutine {number} is there twice");
+    }
+    Ok(goroutines)
+}
+
+/// `main.f(0x1, {0x2, ...})` as `main.f(...)`.
+fn without_arguments(line: &str) -> String {
+    let is_call = line.ends_with(')') && !line.starts_with(['\t', ' ']) && !line.starts_with("created by ");
+    if !is_call {
+        return line.to_owned();
+    }
+    let mut depth = 0;
+    let open = line.char_indices().rev().find(|(_, letter)| {
+        depth += match letter {
+            ')' => 1,
+            '(' => -1,
+            _ => 0,
+        };
+        depth == 0
+    });
+    open.map_or_else(|| line.to_owned(), |(at, _)| format!("{}(...)", &line[..at]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_left_out() {
+        assert_eq!(without_arguments("main.(*T).f(0x1, {0x2, 0x3})"), "main.(*T).f(...)");
+        assert_eq!(without_arguments("main.f(...)"), "main.f(...)");
+        assert_eq!(without_arguments("panic({0x1?, 0x2?})"), "panic(...)");
+        assert_eq!(without_arguments("\t/a (b)/c.go:1 +0x2"), "\t/a (b)/c.go:1 +0x2");
+        assert_eq!(without_arguments("created by main.(*T).f in goroutine 1"), "created by main.(*T).f in goroutine 1");
+    }
+
+    #[test]
+    fn a_dump_is_taken_apart() {
+        let dump =
+            "goroutine 1 [running]:\nmain.main()\n\t/m.go:1 +0x1\n\ngoroutine 7 [select]:\nmain.f(0x1)\n\t/m.go:2\n";
+        let goroutines = goroutines(dump).unwrap();
+        assert_eq!(goroutines.keys().copied().collect::<Vec<_>>(), [1, 7]);
+        assert_eq!(goroutines[&7], ["goroutine 7 [select]:", "main.f(...)", "\t/m.go:2"]);
+    }
+}
