@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -55,6 +56,11 @@ impl Crowd {
     /// See [`Target::ask`], here and below.
     pub fn ask<A: DeserializeOwned>(&mut self, command: &str) -> Result<A> {
         self.target.ask(command)
+    }
+
+    /// What the program's own profile at a debug level costs it. For a million goroutines level 2 takes minutes.
+    pub fn own_profile(&mut self, level: u32) -> Result<OwnProfile> {
+        self.target.ask_within(&format!("profile {level}"), Duration::from_secs(1200))
     }
 
     /// Starts goroutines in every state; all rest when it answers. The number of goroutines.

@@ -2,6 +2,7 @@
 //!
 //! - [`go`] builds the programs under `programs/` with each Go toolchain there is, in the variants tests ask for;
 //! - [`target`] runs one and talks to it; it counts for itself what it does;
+//! - [`subject`] reads one with the agent's own library;
 //! - [`agent`] runs parkranger and reads what it prints;
 //! - [`kernel_count`] counts the hits of an instruction with nothing of parkranger's in the way;
 //! - [`breakpoints`] shows what uprobes have left in a process's code;
@@ -26,4 +27,5 @@ pub mod go;
 pub mod kernel_count;
 pub mod matrix;
 pub mod skip;
+pub mod subject;
 pub mod target;

@@ -77,8 +77,16 @@ impl Target {
     /// # Errors
     /// When the target refuses, dies, takes too long, or answers something else.
     pub fn ask<A: DeserializeOwned>(&mut self, command: &str) -> Result<A> {
+        self.ask_within(command, PATIENCE)
+    }
+
+    /// [`Target::ask`] for what takes longer than anything should.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ask_within<A: DeserializeOwned>(&mut self, command: &str, patience: Duration) -> Result<A> {
         writeln!(self.input, "{command}").with_context(|| self.last_words(command))?;
-        let line = self.answers.recv_timeout(PATIENCE).with_context(|| self.last_words(command))?;
+        let line = self.answers.recv_timeout(patience).with_context(|| self.last_words(command))?;
         #[derive(Deserialize)]
         struct Refusal {
             error: String,

@@ -202,6 +202,12 @@ impl Binary {
         self.image.program_headers
     }
 
+    /// Where its function table is loaded, before the bias: mapped and readable as long as the program runs.
+    #[must_use]
+    pub fn function_table_address(&self) -> VirtAddr {
+        VirtAddr(self.table.address)
+    }
+
     /// Where in the file the byte at `address` is. `None` outside the file-backed part of the segments.
     #[must_use]
     pub fn file_offset(&self, address: VirtAddr) -> Option<FileOffset> {

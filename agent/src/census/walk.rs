@@ -218,6 +218,7 @@ impl<M: Memory> Walk<'_, M> {
             let layout = &self.runtime.layout;
             let (first, again) = (self.first.get(candidate.piece), self.again.get(piece));
             let now = again.and_then(|bytes| Raw::parse(bytes, layout));
+            let now = now.filter(|now| now.slot == Slot::Vacant || now.is_at(candidate.entry.address));
             let running = candidate.raw.slot == Slot::Occupied(Status::Running);
             let still = first.zip(again).is_some_and(|(first, again)| same_bytes(first, again, layout));
             match now {
@@ -269,7 +270,7 @@ impl<M: Memory> Walk<'_, M> {
     fn goroutine(&mut self, candidate: &Candidate, raw: &Raw, status: Status) -> Goroutine {
         let origin = Origin { gopc: RuntimeAddr(raw.gopc), startpc: RuntimeAddr(raw.startpc) };
         let (origin, _) = self.census.origins.intern(origin, self.runtime);
-        let used = raw.resumes_at().map_or(0, |(_, sp)| raw.stack_hi - sp);
+        let used = raw.resumes_at().map_or(0, |(_, sp)| raw.stack_hi.saturating_sub(sp));
         Goroutine {
             goid: raw.goid,
             parent_goid: raw.parent,
@@ -278,7 +279,7 @@ impl<M: Memory> Walk<'_, M> {
             stack: None,
             labels: LabelsId::NONE,
             waits: WaitsOn::default(),
-            stack_bytes: raw.stack_hi - raw.stack_lo,
+            stack_bytes: raw.stack_hi.saturating_sub(raw.stack_lo),
             stack_used_bytes: u32::try_from(used).unwrap_or(u32::MAX),
             status,
             wait_reason: None,

@@ -15,7 +15,7 @@ use globset::{Glob, GlobMatcher};
 
 use super::{exit::Failure, target::Symbols};
 use crate::{
-    address::{Bias, VirtAddr},
+    address::Bias,
     binary::Binary,
     census::{Census, CensusError, Detail, Goroutine, Origin, Runtime},
     export::{self, Dump, Names, ProcessFacts},
@@ -174,8 +174,7 @@ fn census(proc: &Proc, subject: &Subject, detail: Detail, timeout: Duration) -> 
     let (sender, receiver) = mpsc::channel();
     let (proc, identity, bias) = (proc.clone(), subject.identity, subject.bias);
     let (binary, layout) = (Arc::clone(&subject.binary), subject.layout.clone());
-    // The function table is mapped as long as the program runs.
-    let witness = bias.to_runtime(VirtAddr(binary.table().address));
+    let witness = bias.to_runtime(binary.function_table_address());
     std::thread::Builder::new()
         .name("census".to_owned())
         .spawn(move || {

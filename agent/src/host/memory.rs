@@ -8,20 +8,17 @@
 use std::{
     fs::File,
     io,
-    ops::Range,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
 };
 
-use super::{HostError, Identity, Proc};
+use super::{
+    Batch, HostError, Identity, Proc,
+    batch::{MAX_CALL_BYTES, Run},
+};
 use crate::address::RuntimeAddr;
 
 /// Pieces of one system call: UIO_MAXIOV of the kernel's include/uapi/linux/uio.h.
 const MAX_PIECES: usize = 1024;
-/// Bytes of one system call. The kernel copies in steps of some MiB and can be interrupted between them only.
-const MAX_CALL_BYTES: usize = 8 << 20;
-/// Two pieces closer than this are read as one, as long as no page lies between them.
-const MERGE_GAP_BYTES: u64 = 512;
-const PAGE_BYTES: u64 = 4096;
 
 /// Why memory could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -92,134 +89,6 @@ pub trait Memory {
         let mut word = [0; 8];
         self.read(address, &mut word)?;
         Ok(u64::from_le_bytes(word))
-    }
-}
-
-/// Pieces of memory that are read together. Its buffers are kept from one use to the next.
-#[derive(Debug, Default)]
-pub struct Batch {
-    pieces: Vec<Piece>,
-    /// Numbers of pieces in order of address.
-    order: Vec<u32>,
-    runs: Vec<Run>,
-    bytes: Vec<u8>,
-    total: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    address: u64,
-    bytes: u32,
-    /// Where in `Batch::bytes`; `None` until it was read.
-    at: Option<usize>,
-}
-
-/// Neighbouring pieces, read as one.
-#[derive(Clone, Debug)]
-struct Run {
-    address: u64,
-    bytes: usize,
-    at: usize,
-    /// Of `order`.
-    pieces: Range<usize>,
-}
-
-impl Batch {
-    /// Forgets all pieces.
-    pub fn clear(&mut self) {
-        self.pieces.clear();
-        self.order.clear();
-        self.runs.clear();
-        self.total = 0;
-    }
-
-    /// Asks for `bytes` bytes at `address` and tells the number of the piece.
-    pub fn add(&mut self, address: RuntimeAddr, bytes: u32) -> usize {
-        self.pieces.push(Piece { address: address.0, bytes, at: None });
-        self.total += bytes as usize;
-        self.pieces.len() - 1
-    }
-
-    /// How many bytes were asked for.
-    #[must_use]
-    pub fn total_bytes(&self) -> usize {
-        self.total
-    }
-
-    /// How many pieces were asked for.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.pieces.len()
-    }
-
-    /// Whether nothing was asked for.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
-    }
-
-    /// The bytes of a piece; `None` where it could not be read.
-    #[must_use]
-    pub fn get(&self, piece: usize) -> Option<&[u8]> {
-        let piece = self.pieces.get(piece)?;
-        let at = piece.at?;
-        self.bytes.get(at..at.checked_add(piece.bytes as usize)?)
-    }
-
-    /// Fills every piece by asking `read` for it: what a test's memory does.
-    pub fn fill_with(&mut self, mut read: impl FnMut(RuntimeAddr, &mut [u8]) -> bool) {
-        self.bytes.clear();
-        for piece in &mut self.pieces {
-            let at = self.bytes.len();
-            self.bytes.resize(at + piece.bytes as usize, 0);
-            let done = self.bytes.get_mut(at..).is_some_and(|buf| read(RuntimeAddr(piece.address), buf));
-            piece.at = done.then_some(at);
-        }
-    }
-
-    /// Sorts the pieces into runs.
-    fn plan(&mut self) {
-        self.order.clear();
-        self.order.extend(0..u32::try_from(self.pieces.len()).unwrap_or(u32::MAX));
-        let pieces = &self.pieces;
-        let address = |index: u32| pieces.get(index as usize).map_or(0, |piece| piece.address);
-        if !self.order.is_sorted_by_key(|&index| address(index)) {
-            self.order.sort_unstable_by_key(|&index| address(index));
-        }
-        self.runs.clear();
-        let mut at = 0;
-        for (position, &index) in self.order.iter().enumerate() {
-            let Some(piece) = self.pieces.get_mut(index as usize) else { continue };
-            piece.at = None;
-            let end = piece.address.saturating_add(u64::from(piece.bytes));
-            if let Some(run) = self.runs.last_mut() {
-                let run_end = run.address + run.bytes as u64;
-                let near = piece.address <= run_end.saturating_add(MERGE_GAP_BYTES);
-                let grown = usize::try_from(end.max(run_end) - run.address).unwrap_or(usize::MAX);
-                let no_page_between = piece.address <= run_end.next_multiple_of(PAGE_BYTES);
-                if near && no_page_between && grown <= MAX_CALL_BYTES {
-                    at += grown - run.bytes;
-                    run.bytes = grown;
-                    run.pieces.end = position + 1;
-                    continue;
-                }
-            }
-            let bytes = piece.bytes as usize;
-            self.runs.push(Run { address: piece.address, bytes, at, pieces: position..position + 1 });
-            at += bytes;
-        }
-        self.bytes.resize(at, 0);
-    }
-
-    /// Notes that a run was read.
-    fn done(&mut self, run: usize) {
-        let Some(run) = self.runs.get(run) else { return };
-        for &index in self.order.get(run.pieces.clone()).unwrap_or_default() {
-            if let Some(piece) = self.pieces.get_mut(index as usize) {
-                let skip = usize::try_from(piece.address - run.address).unwrap_or(usize::MAX);
-                piece.at = run.at.checked_add(skip);
-            }
-        }
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! The root of /proc is a parameter, so that tests give a folder.
 
+mod batch;
 pub mod cgroup;
 pub mod environment;
 pub mod file;
@@ -16,9 +17,10 @@ pub mod mapping;
 pub mod memory;
 pub mod process;
 
+pub use batch::Batch;
 pub use cgroup::{Cgroup, Limits};
 pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};
-pub use memory::{Batch, Memory, MemoryError, ProcessMemory};
+pub use memory::{Memory, MemoryError, ProcessMemory};
 pub use process::{HostError, Identity, Proc};

@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::{Watchable, Watched};
 use crate::{
-    address::{Bias, RuntimeAddr, VirtAddr},
+    address::{Bias, RuntimeAddr},
     binary::{Binary, bytes::u64_at},
     census::{CensusError, Detail, Runtime},
     host::{Identity, Memory as _, Proc, ProcessMemory},
@@ -102,8 +102,7 @@ impl Job {
         asked: &Receiver<Vec<RuntimeAddr>>,
         stocks: &Sender<Stocks>,
     ) {
-        // The function table is mapped as long as the program runs.
-        let witness = self.bias.to_runtime(VirtAddr(self.binary.table().address));
+        let witness = self.bias.to_runtime(self.binary.function_table_address());
         let memory = match ProcessMemory::open(&self.proc, self.identity, witness) {
             Ok(memory) => memory,
             Err(error) => {
