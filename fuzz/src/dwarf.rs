@@ -11,7 +11,9 @@ const REF4: u64 = 0x13;
 const SEC_OFFSET: u64 = 0x17;
 
 /// Tag, whether it has children, attributes and their forms.
-const ABBREVIATIONS: [(u64, u8, &[(u64, u64)]); 8] = [
+type Abbreviation = (u64, u8, &'static [(u64, u64)]);
+
+const ABBREVIATIONS: [Abbreviation; 8] = [
     // 1: compile_unit: name, comp_dir, stmt_list, low_pc, ranges, language
     (0x11, 1, &[(0x03, STRING), (0x1b, STRING), (0x10, SEC_OFFSET), (0x11, ADDR), (0x55, SEC_OFFSET), (0x13, UDATA)]),
     // 2: subprogram: name, low_pc, high_pc

@@ -92,7 +92,7 @@ impl Input {
                 let value = match operation {
                     1 => self.interesting(image, operands.number(1)?),
                     2 => operands.number(8)?,
-                    3 => self.read(at, size).wrapping_add((operands.number(1)? as u8 as i8) as i64 as u64),
+                    3 => self.read(at, size).wrapping_add(i64::from(operands.number(1)? as u8 as i8) as u64),
                     _ => {
                         let (other, other_size) = field(image, operands.number(2)?)?;
                         self.read(other, other_size)
@@ -159,7 +159,7 @@ impl Input {
         ];
         match VALUES.get(number as usize) {
             Some(value) => *value,
-            None if number % 2 == 0 => self.len.wrapping_sub(number / 2 % 4),
+            None if number.is_multiple_of(2) => self.len.wrapping_sub(number / 2 % 4),
             None => image.functions.get(number as usize / 2 % image.functions.len()).map_or(0, |function| function.0),
         }
     }
