@@ -3,14 +3,15 @@
 //! Go's linker puts the types into a unit called `runtime`; only units of that name are looked into, and the search
 //! ends with the struct. Refuses debug sections over [`MAX_SECTION_BYTES`] and a struct without the fields asked for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use gimli::{AttributeValue, DwAt, EndianSlice, LittleEndian, UnitOffset};
 
 use super::{Layout, LayoutSource};
-use crate::binary::{Binary, BinaryError};
-
-type Slice<'a> = EndianSlice<'a, LittleEndian>;
+use crate::binary::{
+    Binary, BinaryError,
+    debug_info::{Slice, Units, check_entry},
+};
 
 const MAX_SECTION_BYTES: u64 = 256 << 20;
 const MAX_FIELDS: usize = 512;
@@ -38,9 +39,14 @@ pub(super) fn read(binary: &Binary) -> Result<Option<Layout>, BinaryError> {
 }
 
 fn find(dwarf: &gimli::Dwarf<Slice<'_>>) -> gimli::Result<Option<Layout>> {
-    let mut units = dwarf.units();
-    while let Some(header) = units.next()? {
-        let abbreviations = dwarf.abbreviations(&header)?;
+    let units = Units::read(dwarf)?;
+    let mut before = None;
+    for number in 0..units.len() {
+        let Some(offset) = units.offset(number) else { continue };
+        let header = dwarf.debug_info.header_from_offset(offset)?;
+        let last = before.as_ref().map(|(number, abbreviations)| (*number, abbreviations));
+        let abbreviations = units.abbreviations(dwarf, number, last)?;
+        before = Some((number, Arc::clone(&abbreviations)));
         let unit = Unit { header: &header, abbreviations: &abbreviations };
         if unit.is_runtime(dwarf)?
             && let Some(layout) = find_in(dwarf, &unit)?
@@ -79,6 +85,7 @@ fn name<'a>(dwarf: &gimli::Dwarf<Slice<'a>>, entry: &gimli::DebuggingInformation
 fn find_in(dwarf: &gimli::Dwarf<Slice<'_>>, unit: &Unit<'_, '_>) -> gimli::Result<Option<Layout>> {
     let mut entries = unit.header.entries(unit.abbreviations);
     while let Some(entry) = entries.next_dfs()? {
+        check_entry(entry)?;
         let is_struct = entry.tag() == gimli::DW_TAG_structure_type;
         if !is_struct || name(dwarf, entry).is_none_or(|name| name.slice() != b"runtime.g") {
             continue;
