@@ -64,6 +64,11 @@ impl Release {
         format!("PARKRANGER_GO_{}", self.minor.replace('.', "_"))
     }
 
+    /// Such as 1.27.3.
+    pub(crate) fn version(&self) -> &'static str {
+        self.version
+    }
+
     /// The `go` executable, installed if it is missing.
     pub(crate) fn ensure(&self, paths: &Paths) -> Result<PathBuf> {
         if let Some(own) = env::var_os(self.variable()) {

@@ -6,6 +6,7 @@
 
 mod agent;
 mod apt;
+mod arm64;
 mod bench;
 mod cross;
 mod demo;
@@ -78,6 +79,8 @@ enum Command {
         /// Only these versions and ways: 1.27 PIE cgo
         args: Vec<String>,
     },
+    /// Count on a real arm64 kernel, under emulation
+    Arm64,
     /// Check formatting, and clippy with warnings as errors
     Lint,
     /// Run cargo with the environment and flags that parkranger needs here: `cargo xtask cargo -- clippy`
@@ -121,6 +124,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Bench { args } => bench::run(&paths, args),
         Command::Fuzz(options) => fuzz::run(&paths, options),
         Command::Matrix { args } => matrix::run(&paths, args),
+        Command::Arm64 => arm64::run(&paths),
         Command::Lint => lint::run(&paths),
         Command::Cargo { args } => agent::pass_through(&paths, args),
     }

@@ -37,6 +37,8 @@ const ELFCOMPRESS_ZSTD: u32 = 2;
 const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const SECTION_HEADER_BYTES: usize = 64;
+/// `Elf64_Chdr`.
+const COMPRESSION_HEADER_BYTES: usize = 24;
 /// The kernel itself maps no file with more than 64 KiB of program headers.
 const MAX_PROGRAM_HEADERS: u16 = 1170;
 const MAX_SECTIONS: u16 = 4096;
@@ -79,6 +81,17 @@ pub(crate) struct Section {
     pub(crate) bytes: u64,
     kind: u32,
     flags: u64,
+}
+
+/// A section as it stands in the file.
+pub(crate) struct Stored {
+    pub(crate) bytes: Vec<u8>,
+    /// Where in `bytes` the (compressed) contents start.
+    pub(crate) at: usize,
+    pub(crate) format: CompressionFormat,
+    /// Size of the contents, no more than the limit that was asked for.
+    pub(crate) inflated_bytes: u64,
+    pub(crate) offset: u64,
 }
 
 /// Which way an ELF file is linked and what it is made of.
@@ -212,27 +225,38 @@ impl Image {
 
     /// The contents of a section, inflated if need be, and never more than `limit_bytes` of them.
     pub(crate) fn section_data(&self, name: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>, BinaryError> {
+        let Some(stored) = self.stored_section(name, limit_bytes)? else { return Ok(None) };
+        let Stored { bytes, at, format, inflated_bytes, offset } = stored;
+        let data = bytes.get(at..).unwrap_or_default();
+        let data = match format {
+            CompressionFormat::None => return Ok(Some(bytes)),
+            format => CompressedData { format, data, uncompressed_size: inflated_bytes }.decompress(),
+        };
+        data.map(|data| Some(data.into_owned())).map_err(|_| BinaryError::malformed("debug section", offset))
+    }
+
+    /// A section as it stands in the file. Refuses one that is, or inflates to, more than `limit_bytes`.
+    pub(crate) fn stored_section(&self, name: &str, limit_bytes: u64) -> Result<Option<Stored>, BinaryError> {
         let Some(section) = self.section(name) else { return Ok(None) };
         let malformed = || BinaryError::malformed("debug section", section.offset);
         if section.bytes > limit_bytes {
             return Err(BinaryError::Unsupported { what: "a section larger than the limit" });
         }
-        let raw = self.file(section.offset, section.bytes, "section")?;
+        let bytes = self.file(section.offset, section.bytes, "section")?;
         if section.flags & SHF_COMPRESSED == 0 {
-            return Ok(Some(raw));
+            let format = CompressionFormat::None;
+            return Ok(Some(Stored { bytes, at: 0, format, inflated_bytes: section.bytes, offset: section.offset }));
         }
-        let format = match u32_at(&raw, 0) {
+        let format = match u32_at(&bytes, 0) {
             Some(ELFCOMPRESS_ZLIB) => CompressionFormat::Zlib,
             Some(ELFCOMPRESS_ZSTD) => CompressionFormat::Zstandard,
             _ => return Err(malformed()),
         };
-        let uncompressed_size = u64_at(&raw, 8).ok_or_else(malformed)?;
-        let data = raw.get(24..).ok_or_else(malformed)?;
-        if uncompressed_size > limit_bytes {
+        let inflated_bytes = u64_at(&bytes, 8).ok_or_else(malformed)?;
+        if inflated_bytes > limit_bytes {
             return Err(BinaryError::Unsupported { what: "a compressed section larger than the limit" });
         }
-        let data = CompressedData { format, data, uncompressed_size }.decompress().map_err(|_| malformed())?;
-        Ok(Some(data.into_owned()))
+        Ok(Some(Stored { bytes, at: COMPRESSION_HEADER_BYTES, format, inflated_bytes, offset: section.offset }))
     }
 
     /// The pieces of the file that hold notes: by segments, and by sections for what the segments miss.

@@ -12,6 +12,8 @@
 //! | `locate` | where gopclntab and moduledata are |
 //! | `pclntab` | functions, lines, inline trees |
 //! | `names` | functions by name, inlined copies |
+//! | `prefix` | the first part of a compressed section |
+//! | `debug_info` | the units of DWARF, for `runtime` and `symbols` |
 //!
 //! Refused: anything but 64-bit little-endian ELF for amd64 and arm64, and Go before 1.18.
 
@@ -19,11 +21,13 @@
 
 mod build_info;
 pub(crate) mod bytes;
+pub(crate) mod debug_info;
 pub(crate) mod elf;
 mod error;
 mod locate;
 mod names;
 pub(crate) mod pclntab;
+pub(crate) mod prefix;
 mod relocations;
 mod source;
 #[cfg(test)]

@@ -118,6 +118,8 @@ pub(crate) fn inlined_into(image: &Image, table: &Pclntab, name: &str) -> Result
         return Ok(Vec::new());
     }
     hits.sort_unstable();
+    let (first, end) = table.bounds(image)?;
+    let mut left = u64::from(end.saturating_sub(first));
     let mut into = Vec::new();
     table.each(image, |_, record| {
         let Some(tree) = table.inline_tree(record) else { return Ok(None) };
@@ -126,8 +128,11 @@ pub(crate) fn inlined_into(image: &Image, table: &Pclntab, name: &str) -> Result
         if hits.len() <= 1 << 20 && hits.get(first).is_none_or(|&hit| hit - tree > tree_limit(table, record)) {
             return Ok(None);
         }
+        // Functions do not overlap, so looking at every one of them passes over the code once.
+        let spent = left.checked_sub(record.end - record.entry);
+        left = spent.ok_or(BinaryError::malformed("overlapping functions", record.entry))?;
         let last = table.last_inlined(image, record)?.unwrap_or_default();
-        if table.inline_tree(record).is_some() && tree_names(image, table, tree, last, &offsets)? {
+        if tree_names(image, table, tree, last, &offsets)? {
             into.push(table.name(image, record.name_offset)?);
         }
         Ok((into.len() >= MAX_INLINED_INTO).then_some(()))

@@ -8,7 +8,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use super::Binary;
@@ -73,6 +73,12 @@ pub(crate) enum Variant {
 
 pub(crate) const VARIANTS: [Variant; 5] =
     [Variant::Plain, Variant::Stripped, Variant::StrippedPie, Variant::Trimmed, Variant::Arm64];
+
+/// For tests that inflate a lot: all symbolizers share what is held, and would take it from each other.
+pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Toolchain {

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Architecture, Binary, BinaryError, Function, GoVersion,
-    testing::{Program, VARIANTS, Variant, toolchains},
+    testing::{Program, VARIANTS, Variant, one_at_a_time, toolchains},
 };
 use crate::{
     address::VirtAddr,
@@ -304,6 +304,7 @@ const PAGES: usize = if cfg!(debug_assertions) { 101 } else { 1 };
 
 #[test]
 fn truncated_anywhere_is_an_error_or_an_answer() {
+    let _turn = one_at_a_time();
     for toolchain in ends_of_the_range() {
         for variant in [Variant::Plain, Variant::StrippedPie] {
             let bytes = &toolchain.program(variant).bytes;
@@ -334,9 +335,11 @@ impl Random {
     }
 }
 
+const ROUNDS: u64 = if cfg!(debug_assertions) { 20 } else { 200 };
+
 #[test]
 fn flipped_bytes_are_errors_or_answers() {
-    const ROUNDS: u64 = if cfg!(debug_assertions) { 30 } else { 300 };
+    let _turn = one_at_a_time();
     for toolchain in ends_of_the_range() {
         for variant in [Variant::Plain, Variant::StrippedPie] {
             let program = toolchain.program(variant);
@@ -393,4 +396,64 @@ fn versions_parse() {
     assert_eq!(parse("go1"), None);
     assert_eq!(parse("go99999999999.1"), None);
     assert!(GoVersion::parse("go1.9.7") < GoVersion::parse("go1.27.3"));
+}
+
+/// Prints what the questions of a start cost on the binary in `PARKRANGER_MEASURE`. For release builds:
+/// `cargo test --release -- --ignored --nocapture what_a_start_costs`.
+#[test]
+#[ignore = "prints numbers, checks nothing"]
+fn what_a_start_costs() {
+    struct Opened(std::fs::File, u64);
+    impl super::Source for Opened {
+        fn len(&self) -> u64 {
+            self.1
+        }
+        fn read_at(&self, offset: super::FileOffset, buf: &mut [u8]) -> std::io::Result<()> {
+            std::os::unix::fs::FileExt::read_exact_at(&self.0, buf, offset.0)
+        }
+    }
+    fn resident_kib() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").expect("readable");
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("a line");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+    let Some(path) = std::env::var_os("PARKRANGER_MEASURE") else {
+        println!("skipped: no binary in PARKRANGER_MEASURE");
+        return;
+    };
+    let file = std::fs::File::open(&path).expect("the file opens");
+    let size = file.metadata().expect("a size").len();
+    println!("{} ({} MiB), {} KiB resident before", path.display(), size >> 20, resident_kib());
+    let mut started = std::time::Instant::now();
+    let mut tell = |what: &str| {
+        println!("{what:42} {:>12?} {:>8} KiB resident", started.elapsed(), resident_kib());
+        started = std::time::Instant::now();
+    };
+    let binary = Arc::new(Binary::parse(Arc::new(Opened(file, size))).expect("a Go binary"));
+    tell("parse");
+    let new = binary.functions_named("runtime.newproc1").expect("readable");
+    tell("functions_named, first of the runtime");
+    let _ = binary.functions_named("runtime.gopark");
+    tell("functions_named, next");
+    let main = binary.functions_named("main.main").expect("readable");
+    tell("functions_named, of another package");
+    assert!(binary.inlined_into("runtime.gopark").expect("readable").is_empty());
+    tell("inlined_into, nowhere");
+    let _ = binary.inlined_into("runtime.goparkunlock");
+    tell("inlined_into, somewhere");
+    let _ = WaitReasons::of(&binary).expect("wait reasons");
+    tell("wait reasons");
+    let layout = Layout::of(&binary).expect("a layout");
+    tell(&format!("layout from {:?}", layout.source));
+    let pcs = new.iter().chain(&main).map(|function| VirtAddr(function.entry.0 + 40));
+    let pcs: Vec<VirtAddr> = pcs.collect();
+    for source in [SymbolSource::Gopclntab, SymbolSource::Auto, SymbolSource::Dwarf] {
+        let Ok(symbolizer) = Symbolizer::new(Arc::clone(&binary), source) else { continue };
+        for &pc in &pcs {
+            let frames = symbolizer.frames(pc);
+            tell(&format!("frames, {source:?}, {} found", frames.map_or(0, |frames| frames.len())));
+        }
+    }
+    crate::symbols::release();
+    tell("release");
 }

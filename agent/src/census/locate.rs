@@ -178,6 +178,10 @@ impl<M: Memory> Search<'_, M> {
                 if self.binary.record_at(self.bias.to_virt(RuntimeAddr(raw.gopc)))?.is_none() {
                     return Ok(Err("its first goroutine was made by no function of the binary"));
                 }
+                let start = self.bias.to_virt(RuntimeAddr(raw.startpc));
+                if self.binary.record_at(start)?.is_none_or(|function| function.entry != start.0) {
+                    return Ok(Err("its first goroutine starts at no function of the binary"));
+                }
             }
         }
         Ok(Ok(()))

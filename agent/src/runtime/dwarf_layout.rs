@@ -1,51 +1,104 @@
 //! The layout of `runtime.g` as the binary's own DWARF describes it.
 //!
-//! Go's linker puts the types into a unit called `runtime`; only units of that name are looked into, and the search
-//! ends with the struct. Refuses debug sections over [`MAX_SECTION_BYTES`] and a struct without the fields asked for.
+//! Go's linker puts the types into a unit called `runtime`; only units of that name are looked into, and no more
+//! of the section is inflated than the struct's place asks for. Refuses debug sections over [`MAX_SECTION_BYTES`] and a struct without the fields asked for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use gimli::{AttributeValue, DwAt, EndianSlice, LittleEndian, UnitOffset};
+use gimli::{
+    AttributeValue, DebugAbbrev, DebugInfo, DebugLineStr, DebugStr, DwAt, LittleEndian, SectionId, UnitOffset,
+};
 
 use super::{Layout, LayoutSource};
-use crate::binary::{Binary, BinaryError};
-
-type Slice<'a> = EndianSlice<'a, LittleEndian>;
+use crate::binary::{
+    Binary, BinaryError,
+    bytes::u32_at,
+    debug_info::{Slice, Units, check_entry},
+    prefix::Prefix,
+};
 
 const MAX_SECTION_BYTES: u64 = 256 << 20;
+/// How far into the debug information is looked; the struct is within the first MiBs.
+const MAX_LOOKED_AT_BYTES: usize = 64 << 20;
 const MAX_FIELDS: usize = 512;
 /// `g.sched.sp` is two deep.
 const MAX_DEPTH: u32 = 3;
 
 /// Reads the layout. `Ok(None)` where there is no DWARF or no `runtime.g` in it.
 pub(super) fn read(binary: &Binary) -> Result<Option<Layout>, BinaryError> {
-    if !binary.has_dwarf() {
-        return Ok(None);
-    }
-    let section = |id: gimli::SectionId| -> Result<Vec<u8>, BinaryError> {
-        use gimli::SectionId::{DebugAbbrev, DebugInfo, DebugLineStr, DebugStr, DebugStrOffsets};
-        match id {
-            DebugAbbrev | DebugInfo | DebugLineStr | DebugStr | DebugStrOffsets => {
-                Ok(binary.image().section_data(id.name(), MAX_SECTION_BYTES)?.unwrap_or_default())
-            }
-            _ => Ok(Vec::new()),
-        }
+    /// `runtime.g` is behind the standard library's low layers; with each further try twice as far is looked.
+    const FIRST_BYTES: usize = 512 << 10;
+    let image = binary.image();
+    let section = |id: SectionId| {
+        let data = image.section_data(id.name(), MAX_SECTION_BYTES);
+        data.map(Option::unwrap_or_default)
     };
-    let sections = gimli::DwarfSections::load(section)?;
-    let dwarf = sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
-    // What DWARF says wrongly is the same as what it does not say.
-    Ok(find(&dwarf).ok().flatten())
+    let Some(mut info) = Prefix::read(image, SectionId::DebugInfo.name(), MAX_SECTION_BYTES)? else {
+        return Ok(None);
+    };
+    let sections = (section(SectionId::DebugAbbrev)?, section(SectionId::DebugStr)?, section(SectionId::DebugLineStr)?);
+    let (mut first, mut done) = (FIRST_BYTES, 0);
+    loop {
+        let mut prefix = info.first(first)?.to_vec();
+        let whole = prefix.len() >= info.whole_bytes().min(MAX_LOOKED_AT_BYTES);
+        if prefix.len() < info.whole_bytes() {
+            end_last_unit(&mut prefix);
+        }
+        let dwarf = gimli::Dwarf::<Slice<'_>> {
+            debug_abbrev: DebugAbbrev::new(&sections.0, LittleEndian),
+            debug_info: DebugInfo::new(&prefix, LittleEndian),
+            debug_str: DebugStr::new(&sections.1, LittleEndian),
+            debug_line_str: DebugLineStr::new(&sections.2, LittleEndian),
+            ..Default::default()
+        };
+        // What DWARF says wrongly is the same as what it does not say.
+        match find(&dwarf, &mut done) {
+            Ok(Some(layout)) => return Ok(Some(layout)),
+            _ if whole => return Ok(None),
+            _ => first = first.saturating_mul(2),
+        }
+    }
 }
 
-fn find(dwarf: &gimli::Dwarf<Slice<'_>>) -> gimli::Result<Option<Layout>> {
-    let mut units = dwarf.units();
-    while let Some(header) = units.next()? {
-        let abbreviations = dwarf.abbreviations(&header)?;
+/// Makes the unit that a prefix cuts through end where the prefix does.
+fn end_last_unit(prefix: &mut Vec<u8>) {
+    const LENGTH_BYTES: usize = 4;
+    /// The longest header of a unit, and then some.
+    const WORTH_READING_BYTES: usize = 64;
+    let mut at = 0;
+    while let Some(length) = u32_at(prefix, at) {
+        let end = at.saturating_add(LENGTH_BYTES).saturating_add(length as usize);
+        let left = prefix.len() - at;
+        if end > prefix.len() {
+            match prefix.get_mut(at..at + LENGTH_BYTES).filter(|_| left >= WORTH_READING_BYTES) {
+                Some(length) => length.copy_from_slice(&((left - LENGTH_BYTES) as u32).to_le_bytes()),
+                None => break,
+            }
+        }
+        at = end;
+    }
+    prefix.truncate(at.min(prefix.len()));
+}
+
+/// Looks for the layout in the units from number `done` on, and moves that behind the units that cannot hold it.
+fn find(dwarf: &gimli::Dwarf<Slice<'_>>, done: &mut usize) -> gimli::Result<Option<Layout>> {
+    let units = Units::read(dwarf)?;
+    let mut before = None;
+    for number in *done..units.len() {
+        let Some(offset) = units.offset(number) else { continue };
+        let header = dwarf.debug_info.header_from_offset(offset)?;
+        let last = before.as_ref().map(|(number, abbreviations)| (*number, abbreviations));
+        let abbreviations = units.abbreviations(dwarf, number, last)?;
+        before = Some((number, Arc::clone(&abbreviations)));
         let unit = Unit { header: &header, abbreviations: &abbreviations };
         if unit.is_runtime(dwarf)?
             && let Some(layout) = find_in(dwarf, &unit)?
         {
             return Ok(Some(layout));
+        }
+        // The last one may be cut short.
+        if number + 1 < units.len() {
+            *done = number + 1;
         }
     }
     Ok(None)
@@ -79,6 +132,7 @@ fn name<'a>(dwarf: &gimli::Dwarf<Slice<'a>>, entry: &gimli::DebuggingInformation
 fn find_in(dwarf: &gimli::Dwarf<Slice<'_>>, unit: &Unit<'_, '_>) -> gimli::Result<Option<Layout>> {
     let mut entries = unit.header.entries(unit.abbreviations);
     while let Some(entry) = entries.next_dfs()? {
+        check_entry(entry)?;
         let is_struct = entry.tag() == gimli::DW_TAG_structure_type;
         if !is_struct || name(dwarf, entry).is_none_or(|name| name.slice() != b"runtime.g") {
             continue;

@@ -176,7 +176,7 @@ impl Symbolizer {
     }
 }
 
-/// Lets go of the debug information that is kept inflated for the next question (one binary's at most).
+/// Lets go of the debug information that is kept inflated for the next question.
 ///
 /// For an agent that has nothing to name for a while; the next question reads it again.
 pub fn release() {

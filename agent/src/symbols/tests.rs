@@ -9,7 +9,7 @@ use crate::{
     address::VirtAddr,
     binary::{
         Binary,
-        testing::{VARIANTS, Variant, toolchains},
+        testing::{VARIANTS, Variant, one_at_a_time, toolchains},
     },
 };
 
@@ -54,6 +54,7 @@ fn difference(dwarf: &[Frame], table: &[Frame], wrapper: bool) -> Option<&'stati
 
 #[test]
 fn dwarf_and_gopclntab_agree() {
+    let _turn = one_at_a_time();
     for toolchain in toolchains() {
         for variant in [Variant::Plain, Variant::Trimmed] {
             let binary = toolchain.program(variant).binary();

@@ -30,6 +30,7 @@ struct Process<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     library: Option<&'a str>,
     go_version: &'a str,
+    layout: &'a str,
     fidelity: &'static str,
     baseline: bool,
     audits: Audits,
@@ -111,6 +112,7 @@ fn process(process: &ProcessSnapshot) -> Process<'_> {
         exe: &process.exe,
         library: process.library.as_deref(),
         go_version: &process.go_version,
+        layout: &process.layout,
         fidelity: "full",
         baseline: process.baseline,
         audits: Audits {

@@ -121,9 +121,10 @@ fn render_process(
     let name = Path::new(&process.exe).file_name().map_or_else(|| process.exe.clone(), |n| n.to_string_lossy().into());
     let _ = writeln!(
         text,
-        "{name}  pid {}  {}{}",
+        "{name}  pid {}  {}{}{}",
         process.pid,
         process.go_version,
+        if process.layout_is_older { " (newer than parkranger; layout proved by its memory)" } else { "" },
         if process.ended { "  ended" } else { "" }
     );
     let rate = |now: u64, then: fn(&ProcessSnapshot) -> u64| {

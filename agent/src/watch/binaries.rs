@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     fs::File,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parkranger_common::probe::{GOffsets, MAX_BINARIES, ProbeWord};
@@ -39,6 +42,9 @@ pub enum Refusal {
     /// Another architecture than the agent's, under emulation.
     #[error("it is built for another processor architecture than parkranger")]
     Architecture,
+    /// Where the fields of `g` are is only supposed, and the process's memory does not prove it.
+    #[error("{0}")]
+    Unproved(String),
     /// The runtime is in a shared object that cannot be watched.
     #[error("the Go runtime in {path}: {why}")]
     Library {
@@ -67,6 +73,8 @@ pub struct Watchable {
     pub probes: Vec<Probe>,
     /// Names of wait reasons.
     pub wait_reasons: WaitReasons,
+    /// Whether some process's memory agreed with the layout.
+    proved: AtomicBool,
     symbolizer: Symbolizer,
     names: Mutex<HashMap<(VirtAddr, VirtAddr), SiteNames>>,
 }
@@ -81,6 +89,15 @@ pub struct SiteNames {
 }
 
 impl Watchable {
+    /// Whether memory has agreed with the layout.
+    pub(super) fn is_proved(&self) -> bool {
+        self.proved.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_proved(&self) {
+        self.proved.store(true, Ordering::Relaxed);
+    }
+
     /// The names of a site, from the cache or worked out.
     pub fn site_names(&self, gopc: VirtAddr, startpc: VirtAddr) -> SiteNames {
         let key = (gopc, startpc);
@@ -234,6 +251,7 @@ fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolS
         word,
         probes,
         wait_reasons,
+        proved: AtomicBool::new(false),
         symbolizer,
         names: Mutex::default(),
     })

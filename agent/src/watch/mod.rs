@@ -1,6 +1,7 @@
 //! The watch: keeps the processes of the host, the kernel's probes and the ledger in step, and takes snapshots.
 //!
 //! - [`target`]: which processes are meant,
+//! - `proof`: whether memory agrees with what is supposed of a runtime,
 //! - [`runtimes`]: which file of a process holds its Go runtime,
 //! - [`binaries`]: what is known of each binary, once, for all its processes,
 //! - `window`, `worker`: the baseline of each process, and its audits,
@@ -10,6 +11,7 @@
 //! itself and tells. A binary nobody has seen yet is found by the next scan.
 
 pub mod binaries;
+mod proof;
 pub mod runtimes;
 pub mod snapshot;
 pub mod target;
@@ -137,11 +139,11 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Whether to look again. Only what has no Go at all can come to have it.
+    /// Whether to look again: what has no Go can come to have it, and what is not proved can be proved later.
     fn is_due(&mut self) -> bool {
         let (passed, wait) = &mut self.wait;
         *passed += 1;
-        matches!(self.why, Refusal::NotGo) && *passed > *wait
+        matches!(self.why, Refusal::NotGo | Refusal::Unproved(_)) && *passed > *wait
     }
 }
 

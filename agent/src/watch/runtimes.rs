@@ -6,10 +6,14 @@
 
 use std::path::PathBuf;
 
-use super::binaries::{Binaries, Refusal, Watchable};
+use super::{
+    binaries::{Binaries, Refusal, Watchable},
+    proof::{self, Proof},
+};
 use crate::{
     address::Bias,
     host::{FileId, HostError, Mapping, Proc},
+    runtime::LayoutSource,
 };
 
 /// A runtime that can be watched.
@@ -52,7 +56,7 @@ impl Found {
 /// What looking at the process says; then nothing is known about it.
 pub fn find(proc: &Proc, binaries: &mut Binaries, pid: u32, exe: PathBuf) -> Result<Result<Found, Refusal>, HostError> {
     let why = match binaries.understand(proc.open_executable(pid)?) {
-        Ok(file) => return Ok(Ok(Found { file, exe, library: None })),
+        Ok(file) => return proved(proc, binaries, pid, Found { file, exe, library: None }),
         Err(why) => why,
     };
     if !matches!(why, Refusal::NotGo) {
@@ -61,10 +65,37 @@ pub fn find(proc: &Proc, binaries: &mut Binaries, pid: u32, exe: PathBuf) -> Res
     let mut refusal = why;
     for mapping in proc.code_mappings(pid)? {
         match binaries.library(&mapping, || proc.open_mapping(pid, &mapping)) {
-            Ok(file) => return Ok(Ok(Found { file, exe, library: Some(mapping) })),
+            Ok(file) => return proved(proc, binaries, pid, Found { file, exe, library: Some(mapping) }),
             Err(Refusal::NotGo) => {}
             Err(why) => refusal = Refusal::Library { path: mapping.path, why: Box::new(why) },
         }
     }
     Ok(Err(refusal))
+}
+
+/// The runtime found, if memory agrees with its layout. A layout for this very version, or the binary's own, is believed
+/// until memory contradicts it; one of an older version only once memory has proved it.
+fn proved(proc: &Proc, binaries: &Binaries, pid: u32, found: Found) -> Result<Result<Found, Refusal>, HostError> {
+    let Some(watchable) = binaries.get(found.file) else { return Ok(Err(Refusal::NotGo)) };
+    if watchable.is_proved() {
+        return Ok(Ok(found));
+    }
+    let bias = found.bias(proc, pid, &watchable)?;
+    let guessed = matches!(watchable.layout.source, LayoutSource::NewestKnown { .. });
+    Ok(match proof::prove(proc, proc.identity(pid)?, bias, &watchable) {
+        Proof::Proved => {
+            watchable.set_proved();
+            Ok(found)
+        }
+        Proof::Open(why) if guessed => {
+            Err(Refusal::Unproved(format!("layout from {}: {why}", watchable.layout.source)))
+        }
+        Proof::Open(why) => {
+            tracing::debug!("process {pid}: its layout is not proved: {why}");
+            Ok(found)
+        }
+        Proof::Contradicted(why) => {
+            Err(Refusal::Unproved(format!("its memory contradicts the layout from {}: {why}", watchable.layout.source)))
+        }
+    })
 }

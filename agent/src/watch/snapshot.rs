@@ -10,7 +10,7 @@ use parkranger_common::{
 use super::{Watch, Watchable, Watched, binaries::SiteNames};
 use crate::{
     ledger::{Audits, ProcessLedger, Site, Tally},
-    runtime::is_system_goroutine,
+    runtime::{LayoutSource, is_system_goroutine},
     symbols::Frame,
 };
 
@@ -42,6 +42,10 @@ pub struct ProcessSnapshot {
     pub library: Option<String>,
     /// "go1.27.3".
     pub go_version: String,
+    /// Where the offsets of the runtime's structs come from. Memory has agreed with them.
+    pub layout: String,
+    /// They are those of an older Go than the process's.
+    pub layout_is_older: bool,
     /// Whether `live` has every goroutine, also those older than the attach.
     pub baseline: bool,
     /// What windows found: how often ledger and census were compared, and by how much they differed.
@@ -155,6 +159,8 @@ impl Watch {
             exe: process.exe.display().to_string(),
             library: process.library.clone(),
             go_version: binary.binary.go_version().to_string(),
+            layout: binary.layout.source.to_string(),
+            layout_is_older: matches!(binary.layout.source, LayoutSource::NewestKnown { .. }),
             baseline,
             audits: ledger.audits,
             ended: process.ended,

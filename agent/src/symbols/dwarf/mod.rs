@@ -1,8 +1,8 @@
 //! Frames out of a binary's DWARF, versions 2 to 5, through gimli.
 //!
-//! Sections are inflated when the first pc is asked for, and at most one binary's are held at a time by all
-//! symbolizers together: answers are cached above, so a second look is rare, and a host full of large binaries must
-//! not add up. Units are found by one pass over their headers and decoded one by one.
+//! Sections are inflated when the first pc is asked for, and all symbolizers together hold at most
+//! [`MAX_HELD_BYTES`] of them (one binary's where that one has more): answers are cached above, so a second look is
+//! rare, and a host full of large binaries must not add up. Units are found by one pass over their headers and decoded one by one.
 //!
 //! Refused, so that crafted debug information costs little: sections over the stated sizes, more units or ranges than
 //! stated, abbreviation tables that overlap, entries with absurdly many attributes, oversized line tables.
@@ -26,8 +26,11 @@ pub(super) struct Dwarf {
     limit_bytes: u64,
 }
 
-/// The DWARF that is inflated now, and whose it is.
-static OPEN: Mutex<Option<(Weak<Binary>, Arc<Debug>)>> = Mutex::new(None);
+/// Inflated sections held at a time.
+const MAX_HELD_BYTES: usize = 32 << 20;
+
+/// The DWARF that is inflated now, and whose it is. Most recently used last.
+static HELD: Mutex<Vec<(Weak<Binary>, Arc<Debug>)>> = Mutex::new(Vec::new());
 
 struct Debug {
     sections: Sections,
@@ -38,7 +41,7 @@ struct Debug {
 
 /// Lets go of whatever DWARF is held, to be read again when needed.
 pub(super) fn release() {
-    *OPEN.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    *HELD.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
 }
 
 impl Dwarf {
@@ -56,18 +59,24 @@ impl Dwarf {
     }
 
     fn open(&self) -> Result<Arc<Debug>, SymbolError> {
-        // Held while reading, so that two threads do not inflate two binaries at once.
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((binary, debug)) = open.as_ref()
-            && binary.as_ptr() == Arc::as_ptr(&self.binary)
-        {
-            return Ok(Arc::clone(debug));
+        // Locked while reading, so that two threads do not inflate two binaries at once.
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|(binary, _)| binary.strong_count() > 0);
+        if let Some(at) = held.iter().position(|(binary, _)| binary.as_ptr() == Arc::as_ptr(&self.binary)) {
+            let entry = held.remove(at);
+            let debug = Arc::clone(&entry.1);
+            held.push(entry);
+            return Ok(debug);
         }
-        *open = None;
         let sections = Sections::read(&self.binary, self.limit_bytes)?;
+        let mut bytes: usize = held.iter().map(|(_, debug)| debug.sections.bytes()).sum::<usize>() + sections.bytes();
+        while bytes > MAX_HELD_BYTES && !held.is_empty() {
+            let (_, oldest) = held.remove(0);
+            bytes -= oldest.sections.bytes();
+        }
         let index = unit::Index::build(&sections)?;
         let debug = Arc::new(Debug { sections, index, units: Mutex::default() });
-        *open = Some((Arc::downgrade(&self.binary), Arc::clone(&debug)));
+        held.push((Arc::downgrade(&self.binary), Arc::clone(&debug)));
         Ok(debug)
     }
 }

@@ -6,17 +6,19 @@
 use gimli::{EndianSlice, LittleEndian, Reader, Section, SectionId};
 
 use crate::{
-    binary::{Binary, BinaryError},
+    binary::{
+        Binary, BinaryError,
+        debug_info::{Slice, too_much},
+    },
     symbols::SymbolError,
 };
-
-pub(super) type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
 /// Go needs less than one KiB for a whole binary; C compilers some KiB per file.
 const MAX_ABBREV_BYTES: u64 = 8 << 20;
 
 pub(super) struct Sections {
     sections: gimli::DwarfSections<Vec<u8>>,
+    bytes: usize,
 }
 
 impl Sections {
@@ -39,23 +41,21 @@ impl Sections {
             left = left.saturating_sub(bytes.len() as u64);
             Ok::<_, BinaryError>(bytes)
         })?;
-        Ok(Self { sections })
+        Ok(Self { sections, bytes: limit_bytes.saturating_sub(left) as usize })
+    }
+
+    /// What keeping them costs.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn dwarf(&self) -> gimli::Dwarf<Slice<'_>> {
         self.sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian))
     }
 
-    /// The abbreviations from `start` to `end` of their section, and no byte beyond.
-    pub(super) fn abbreviations(&self, start: usize, end: usize) -> gimli::Result<gimli::Abbreviations> {
-        let dwarf = self.dwarf();
-        let bytes = dwarf.debug_abbrev.reader().slice();
-        let table = bytes.get(start..end.min(bytes.len())).unwrap_or_default();
-        gimli::DebugAbbrev::new(table, LittleEndian).abbreviations(gimli::DebugAbbrevOffset(0))
-    }
-
-    /// Refuses a line table whose header claims more than real ones have: gimli allocates by what it says.
-    pub(super) fn check_line_header(&self, offset: usize) -> gimli::Result<()> {
+    /// How long the header of the line table at `offset` is. Refuses one that claims more than real ones have: gimli
+    /// allocates by what it says.
+    pub(super) fn line_header_bytes(&self, offset: usize) -> gimli::Result<u64> {
         const MAX_LINE_HEADER_BYTES: u64 = 1 << 20;
         let dwarf = self.dwarf();
         let mut reader = *dwarf.debug_line.reader();
@@ -67,8 +67,8 @@ impl Sections {
         }
         let header_bytes = reader.read_offset(format)? as u64;
         if header_bytes > MAX_LINE_HEADER_BYTES {
-            return Err(gimli::Error::UnsupportedOffset);
+            return Err(too_much());
         }
-        Ok(())
+        Ok(header_bytes)
     }
 }

@@ -5,21 +5,18 @@
 
 use std::{ops::Range, sync::Arc};
 
-use gimli::{AttributeValue, DebugInfoOffset, Dwarf, UnitOffset};
+use gimli::{Abbreviations, AttributeValue, Dwarf, Section, UnitOffset};
 
-use super::sections::{Sections, Slice};
+use super::sections::Sections;
+use crate::binary::debug_info::{Entry, Slice, Units, check_entry, too_much};
 use crate::symbols::{
     Frame, SymbolError,
     gopclntab::{MAX_INLINE_DEPTH, printed},
 };
 
-const MAX_UNITS: usize = 1 << 16;
-const MAX_ATTRIBUTES: usize = 128;
 const MAX_ORIGINS: u32 = 8;
 const MAX_PATH_BYTES: usize = 4096;
 const MAX_NAME_BYTES: usize = 16 << 10;
-
-type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
 
 /// What one question may still cost. Crafted data runs out of it; real data does not come near.
 pub(super) struct Budget {
@@ -35,7 +32,7 @@ impl Default for Budget {
 
 impl Budget {
     fn take(left: &mut u32) -> gimli::Result<()> {
-        *left = left.checked_sub(1).ok_or(gimli::Error::UnsupportedOffset)?;
+        *left = left.checked_sub(1).ok_or_else(too_much)?;
         Ok(())
     }
 
@@ -47,9 +44,7 @@ impl Budget {
         entry: &Entry<'a>,
         mut visit: impl FnMut(u64, u64),
     ) -> gimli::Result<()> {
-        if entry.attrs().len() > MAX_ATTRIBUTES {
-            return Err(gimli::Error::UnsupportedOffset);
-        }
+        check_entry(entry)?;
         let mut ranges = dwarf.die_ranges(unit, entry)?;
         while let Some(range) = ranges.next()? {
             Self::take(&mut self.ranges)?;
@@ -63,64 +58,34 @@ impl Budget {
 
 /// Which unit holds which addresses.
 pub(super) struct Index {
-    units: Vec<UnitAt>,
+    units: Units,
     /// (begin, end, number of the unit), sorted.
     ranges: Vec<(u64, u64, u32)>,
-}
-
-struct UnitAt {
-    offset: DebugInfoOffset,
-    /// Its abbreviations: from here …
-    abbreviations: usize,
-    /// … to where the next table starts.
-    abbreviations_end: usize,
 }
 
 impl Index {
     pub(super) fn build(sections: &Sections) -> Result<Self, SymbolError> {
         let dwarf = sections.dwarf();
-        let mut units = Vec::new();
-        let mut headers = dwarf.units();
-        while let Some(header) = headers.next()? {
-            if units.len() >= MAX_UNITS {
-                return Err(gimli::Error::UnsupportedOffset.into());
-            }
-            let Some(offset) = header.debug_info_offset() else { continue };
-            let abbreviations = header.debug_abbrev_offset().0;
-            units.push(UnitAt { offset, abbreviations, abbreviations_end: usize::MAX });
-        }
-        // Tables do not overlap, so each ends where the next begins: reading all of them costs the section once.
-        let mut starts: Vec<usize> = units.iter().map(|unit| unit.abbreviations).collect();
-        starts.sort_unstable();
-        starts.dedup();
-        for unit in &mut units {
-            let next = starts.partition_point(|&start| start <= unit.abbreviations);
-            unit.abbreviations_end = starts.get(next).copied().unwrap_or(usize::MAX);
-        }
-        let mut index = Self { units, ranges: Vec::new() };
+        let mut index = Self { units: Units::read(&dwarf)?, ranges: Vec::new() };
         let mut budget = Budget::default();
         let mut ranges = Vec::new();
-        let mut last: Option<(usize, Arc<gimli::Abbreviations>)> = None;
-        for (number, at) in (0u32..).zip(&index.units) {
-            let abbreviations = match &last {
-                Some((start, same)) if *start == at.abbreviations => Arc::clone(same),
-                _ => Arc::new(sections.abbreviations(at.abbreviations, at.abbreviations_end)?),
-            };
-            last = Some((at.abbreviations, Arc::clone(&abbreviations)));
-            let unit = index.open(sections, &dwarf, number as usize, abbreviations)?;
+        let mut before: Option<(usize, Arc<Abbreviations>)> = None;
+        // Every unit has a line table of its own, so reading all their headers passes over the section once.
+        let mut line_bytes_left = dwarf.debug_line.reader().slice().len() as u64;
+        for number in 0..index.units.len() {
+            let last = before.as_ref().map(|(number, abbreviations)| (*number, abbreviations));
+            let abbreviations = index.units.abbreviations(&dwarf, number, last)?;
+            before = Some((number, Arc::clone(&abbreviations)));
+            let (unit, line_bytes) = index.open(sections, &dwarf, number, abbreviations)?;
+            line_bytes_left = line_bytes_left.checked_sub(line_bytes).ok_or_else(too_much)?;
             let mut entries = unit.entries();
             if let Some(root) = entries.next_dfs()? {
-                budget.ranges(&dwarf, &unit, root, |begin, end| ranges.push((begin, end, number)))?;
+                budget.ranges(&dwarf, &unit, root, |begin, end| ranges.push((begin, end, number as u32)))?;
             }
         }
         ranges.sort_unstable();
         index.ranges = ranges;
         Ok(index)
-    }
-
-    fn abbreviations(&self, sections: &Sections, number: usize) -> gimli::Result<Arc<gimli::Abbreviations>> {
-        let unit = self.units.get(number).ok_or(gimli::Error::NoEntryAtGivenOffset(0))?;
-        sections.abbreviations(unit.abbreviations, unit.abbreviations_end).map(Arc::new)
     }
 
     /// The number of the unit that holds `pc`.
@@ -130,34 +95,32 @@ impl Index {
         (pc < end).then_some(number as usize)
     }
 
+    /// A unit, and how long the header of its line table is.
     fn open<'a>(
         &self,
         sections: &'a Sections,
         dwarf: &Dwarf<Slice<'a>>,
         number: usize,
-        abbreviations: Arc<gimli::Abbreviations>,
-    ) -> gimli::Result<gimli::Unit<Slice<'a>>> {
-        let offset = self.units.get(number).map(|unit| unit.offset).ok_or(gimli::Error::NoEntryAtGivenOffset(0))?;
+        abbreviations: Arc<Abbreviations>,
+    ) -> gimli::Result<(gimli::Unit<Slice<'a>>, u64)> {
+        let offset = self.units.offset(number).ok_or_else(too_much)?;
         let header = dwarf.debug_info.header_from_offset(offset)?;
         let mut entries = header.entries(&abbreviations);
-        if let Some(root) = entries.next_dfs()?
-            && let Some(AttributeValue::DebugLineRef(line)) = root.attr_value(gimli::DW_AT_stmt_list)
-        {
-            sections.check_line_header(line.0)?;
+        let mut line_bytes = 0;
+        if let Some(root) = entries.next_dfs()? {
+            check_entry(root)?;
+            if let Some(AttributeValue::DebugLineRef(line)) = root.attr_value(gimli::DW_AT_stmt_list) {
+                line_bytes = sections.line_header_bytes(line.0)?;
+            }
         }
-        gimli::Unit::new_with_abbreviations(dwarf, header, abbreviations)
-    }
-
-    /// The unit with the entry at a place of the whole section, for references across units.
-    fn unit_with(&self, offset: DebugInfoOffset) -> Option<usize> {
-        self.units.partition_point(|unit| unit.offset.0 <= offset.0).checked_sub(1)
+        Ok((gimli::Unit::new_with_abbreviations(dwarf, header, abbreviations)?, line_bytes))
     }
 }
 
 /// One decoded unit.
 pub(super) struct Unit {
     number: usize,
-    abbreviations: Arc<gimli::Abbreviations>,
+    abbreviations: Arc<Abbreviations>,
     /// (begin, end, its DIE), sorted.
     functions: Vec<(u64, u64, UnitOffset)>,
     /// (begin, end, its rows), sorted: one per sequence of the line program.
@@ -188,16 +151,16 @@ impl Unit {
         budget: &mut Budget,
     ) -> Result<Self, SymbolError> {
         let dwarf = sections.dwarf();
-        let abbreviations = index.abbreviations(sections, number)?;
-        let unit = index.open(sections, &dwarf, number, Arc::clone(&abbreviations))?;
+        let abbreviations = index.units.abbreviations(&dwarf, number, None)?;
+        let (unit, _) = index.open(sections, &dwarf, number, Arc::clone(&abbreviations))?;
         let mut functions = Vec::new();
         let mut entries = unit.entries();
         while let Some(entry) = entries.next_dfs()? {
             if entry.tag() == gimli::DW_TAG_subprogram {
                 let offset = entry.offset();
                 budget.ranges(&dwarf, &unit, entry, |begin, end| functions.push((begin, end, offset)))?;
-            } else if entry.attrs().len() > MAX_ATTRIBUTES {
-                return Err(gimli::Error::UnsupportedOffset.into());
+            } else {
+                check_entry(entry)?;
             }
         }
         functions.sort_unstable_by_key(|&(begin, end, _)| (begin, end));
@@ -250,7 +213,7 @@ impl Unit {
         let function = after.checked_sub(1).and_then(|at| self.functions.get(at));
         let Some(&(_, _, function)) = function.filter(|&&(_, end, _)| pc < end) else { return Ok(None) };
         let dwarf = sections.dwarf();
-        let unit = index.open(sections, &dwarf, self.number, Arc::clone(&self.abbreviations))?;
+        let (unit, _) = index.open(sections, &dwarf, self.number, Arc::clone(&self.abbreviations))?;
         let mut names = Names { sections, index, dwarf: &dwarf, here: &unit, here_number: self.number };
         let mut entries = unit.entries_at_offset(function)?;
         let Some(entry) = entries.next_dfs()? else { return Ok(None) };
@@ -318,8 +281,9 @@ impl<'a> Names<'_, 'a> {
         let mut next = self.origin(entry, self.here, self.here_number);
         for _ in 0..MAX_ORIGINS {
             let Some((number, offset)) = next else { return Ok(None) };
-            let abbreviations = self.index.abbreviations(self.sections, number)?;
-            let unit = self.index.open(self.sections, self.dwarf, number, abbreviations)?;
+            let here = Some((self.here_number, &self.here.abbreviations));
+            let abbreviations = self.index.units.abbreviations(self.dwarf, number, here)?;
+            let (unit, _) = self.index.open(self.sections, self.dwarf, number, abbreviations)?;
             let entry = unit.entry(offset)?;
             if let Some(name) = entry.attr_value(gimli::DW_AT_name) {
                 return Ok(Some(text(self.dwarf.attr_string(&unit, name)?, MAX_NAME_BYTES)));
@@ -338,8 +302,8 @@ impl<'a> Names<'_, 'a> {
             AttributeValue::DebugInfoRef(offset) => match offset.to_unit_offset(&unit.header) {
                 Some(offset) => Some((number, offset)),
                 None => {
-                    let number = self.index.unit_with(offset)?;
-                    let start = self.index.units.get(number)?.offset.0;
+                    let number = self.index.units.holding(offset)?;
+                    let start = self.index.units.offset(number)?.0;
                     Some((number, UnitOffset(offset.0.checked_sub(start)?)))
                 }
             },

@@ -1,0 +1,30 @@
+# In the guest: each /t/exercise-VERSION does known things under watch; what both sides counted is printed.
+cd /tmp
+cp /t/* .
+./parkranger check 2>&1 | head -5
+for program in exercise-*; do
+  version=${program#exercise-}
+  rm -f in answers top
+  mkfifo in
+  ./$program < in > answers & target=$!
+  exec 3> in
+  echo sites >&3
+  tries=0; until [ -s answers ] || [ $tries -gt 60 ]; do sleep 1; tries=$((tries + 1)); done
+  ./parkranger top --json --interval 1s --pid $target > top & agent=$!
+  tries=0; until [ -s top ] || [ $tries -gt 60 ]; do sleep 1; tries=$((tries + 1)); done
+  # The names are in the first answer: ..."spawn":["after-func","arguments",...]}
+  names=$(sed -n '1s/.*"spawn":\[\([^]]*\)\].*/\1/p' answers | tr -d '"' | tr ',' ' ')
+  expected=4
+  for name in $names; do echo "spawn $name 200" >&3; expected=$((expected + 1)); done
+  echo "park 5 20" >&3
+  echo settle >&3
+  echo stats >&3
+  tries=0; until [ $(wc -l < answers) -ge $expected ] || [ $tries -gt 300 ]; do sleep 1; tries=$((tries + 1)); done
+  kill -INT $agent
+  wait $agent
+  echo "STATS $version $(tail -n 1 answers)"
+  echo "TOP $version $(tail -n 1 top)"
+  echo quit >&3
+  exec 3>&-
+  wait $target
+done
