@@ -186,3 +186,72 @@ fn text(memory: &impl Memory, header: &[u8]) -> Result<Option<String>, MemoryErr
     memory.read(RuntimeAddr(pointer), &mut raw)?;
     Ok(Some(String::from_utf8_lossy(&raw).into_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::census::fake::Fake;
+
+    fn read(version: &str, memory: &Fake, address: u64) -> Option<Vec<(String, String)>> {
+        let mut sets = LabelSets::default();
+        let mut reader = Reader::new(&GoVersion::parse(version).unwrap());
+        let id = reader.read(memory, address, &mut sets).unwrap()?;
+        Some(sets.get(id).map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
+    }
+
+    fn texts(memory: &mut Fake) {
+        memory.bytes(0x5000, b"endpoint/api".to_vec());
+    }
+
+    #[test]
+    fn a_list_of_go_1_24() {
+        let mut memory = Fake::default();
+        texts(&mut memory);
+        memory.words(0x1000, &[0x2000, 1, 1]);
+        memory.words(0x2000, &[0x5000, 8, 0x5008, 4]);
+        assert_eq!(read("go1.24.11", &memory, 0x1000).unwrap(), [("endpoint".to_owned(), "/api".to_owned())]);
+    }
+
+    #[test]
+    fn a_map_of_go_1_23_that_is_growing() {
+        let bucket = |top_hash: u8| {
+            let mut words = vec![0u64; 34];
+            words[0] = u64::from(top_hash);
+            (words[1], words[2], words[17], words[18]) = (0x5000, 8, 0x5008, 4);
+            words
+        };
+        let map = |buckets: u64, old: u64, b: u64| [1, b << 8, buckets, old, 0, 0];
+        let mut memory = Fake::default();
+        texts(&mut memory);
+        memory.words(0x1000, &[0x1100]);
+        memory.words(0x1100, &map(0x2000, 0, 0));
+        memory.words(0x2000, &bucket(7));
+        let expected = [("endpoint".to_owned(), "/api".to_owned())];
+        assert_eq!(read("go1.23.9", &memory, 0x1000).unwrap(), expected);
+        // Two new buckets, both empty, and the old one with an entry that was not moved yet.
+        memory.words(0x1100, &map(0x3000, 0x2000, 1));
+        memory.words(0x3000, &[0; 68]);
+        assert_eq!(read("go1.23.9", &memory, 0x1000).unwrap(), expected);
+        // Moved: it must be in the new ones, and is not.
+        memory.words(0x2000, &bucket(2));
+        assert_eq!(read("go1.23.9", &memory, 0x1000), None);
+    }
+
+    #[test]
+    fn lengths_are_not_believed() {
+        let mut memory = Fake::default();
+        memory.words(0x1000, &[0x2000, u64::MAX, u64::MAX]);
+        assert_eq!(read("go1.24.11", &memory, 0x1000), None);
+        memory.words(0x1000, &[0x2000, 1, 1]);
+        memory.words(0x2000, &[0x5000, u64::MAX, 0x5000, 1 << 40]);
+        assert_eq!(read("go1.24.11", &memory, 0x1000), None, "four KiB of text are not there");
+        // A map whose bucket overflows into itself.
+        let mut bucket = vec![0u64; 34];
+        bucket[33] = 0x2000;
+        memory.words(0x1000, &[0x1100]);
+        memory.words(0x1100, &[3, 0, 0x2000, 0, 0, 0]);
+        memory.words(0x2000, &bucket);
+        assert_eq!(read("go1.23.9", &memory, 0x1000), None);
+        assert!(memory.reads.get() < 1000);
+    }
+}

@@ -246,3 +246,39 @@ fn entries(memory: &impl Memory, slice: Slice) -> Result<Option<Vec<RuntimeAddr>
     }
     Ok(Some(slots))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::census::fake::Fake;
+
+    #[test]
+    fn the_list_is_read_by_the_pair_without_a_lock() {
+        let mut memory = Fake::default();
+        memory.words(0x100, &[0xbad0, 7, 9]);
+        memory.words(0x200, &[3]);
+        memory.words(0x300, &[0x4000]);
+        memory.words(0x4000, &[0x10, 0x20, 0x30, 0x40]);
+        let allgs = AllGs { slice: RuntimeAddr(0x100), lock_free: Some((RuntimeAddr(0x200), RuntimeAddr(0x300))) };
+        assert_eq!(allgs.slots(&memory).unwrap(), [RuntimeAddr(0x10), RuntimeAddr(0x20), RuntimeAddr(0x30)]);
+        let without = AllGs { lock_free: None, ..allgs };
+        assert!(matches!(without.slots(&memory), Err(CensusError::Unsteady)), "its array is not there");
+    }
+
+    #[test]
+    fn a_list_of_any_length_is_refused_before_it_is_read() {
+        let mut memory = Fake::default();
+        memory.words(0x100, &[0x4000, u64::MAX / 8, u64::MAX / 8]);
+        let allgs = AllGs { slice: RuntimeAddr(0x100), lock_free: None };
+        assert!(matches!(allgs.slots(&memory), Err(CensusError::TooMany { .. })));
+        assert!(memory.reads.get() < 10);
+    }
+
+    #[test]
+    fn a_slice_is_plausible_only_with_order_in_it() {
+        let slice = |pointer, length, capacity| Slice { pointer, length, capacity }.is_plausible();
+        assert!(slice(0x1000, 1, 1) && slice(0x1000, 5, 8));
+        assert!(!slice(0, 1, 1) && !slice(0x1001, 1, 1) && !slice(0x1000, 0, 1) && !slice(0x1000, 2, 1));
+        assert!(!slice(0x1000, 1, u64::MAX));
+    }
+}

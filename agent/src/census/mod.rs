@@ -18,6 +18,8 @@
 #![warn(clippy::indexing_slicing)]
 
 mod error;
+#[cfg(test)]
+mod fake;
 mod goroutine;
 mod labels;
 mod locate;

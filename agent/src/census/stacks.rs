@@ -109,3 +109,27 @@ impl Stacks {
         self.stacks.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_stacks_are_kept_once() {
+        let mut stacks = Stacks::default();
+        let calls = [CallSite::returning_to(RuntimeAddr(7)), CallSite::returning_to(RuntimeAddr(9))];
+        let one = stacks.intern(&calls, Depth::Whole).unwrap();
+        let other = stacks.intern(&calls[..1], Depth::Cut).unwrap();
+        assert_eq!(stacks.intern(&calls, Depth::Whole), Some(one));
+        assert_eq!((stacks.len(), stacks.calls(one), stacks.depth(other)), (2, &calls[..], Depth::Cut));
+    }
+
+    #[test]
+    fn an_interrupted_instruction_is_not_a_return_address() {
+        let exact = CallSite::at(RuntimeAddr(16));
+        assert_eq!((exact.pc(), exact.return_address()), (RuntimeAddr(16), RuntimeAddr(17)));
+        let call = CallSite::returning_to(RuntimeAddr(16));
+        assert_eq!((call.pc(), call.return_address()), (RuntimeAddr(16), RuntimeAddr(16)));
+        assert_ne!(exact, call);
+    }
+}

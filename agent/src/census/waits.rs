@@ -162,3 +162,83 @@ fn channels(memory: &impl Memory, asked: &mut [Asked], batch: &mut Batch) -> Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{binary::GoVersion, census::fake::Fake};
+
+    const G: u64 = 0x1000;
+
+    fn layout(version: &str) -> SudogLayout {
+        SudogLayout::of(&GoVersion::parse(version).unwrap())
+    }
+
+    /// A sudog of Go 1.21: of `g`, on `channel`, linked to `next`.
+    fn sudog(g: u64, channel: u64, next: u64) -> Vec<u64> {
+        let mut words = vec![0; 11];
+        (words[0], words[8], words[10]) = (g, next, channel);
+        words
+    }
+
+    fn asked(next: u64) -> Vec<Asked> {
+        vec![Asked { g: G, next, found: Vec::new() }]
+    }
+
+    fn addresses(asked: &[Asked]) -> Vec<u64> {
+        asked[0].found.iter().map(|found| found.address).collect()
+    }
+
+    #[test]
+    fn a_select_waits_on_all_its_channels() {
+        let mut memory = Fake::default();
+        memory.words(0x2000, &sudog(G, 0x9000, 0x3000));
+        memory.words(0x3000, &sudog(G, 0xa000, 0));
+        memory.words(0x9000, &[2, 5, 0, 1 << 32]);
+        let mut asked = asked(0x2000);
+        follow(&memory, layout("go1.21.13"), &mut asked, &mut Batch::default(), &mut 1000).unwrap();
+        assert_eq!(addresses(&asked), [0x9000, 0xa000]);
+        assert_eq!(asked[0].found[0].channel, Some(Channel { len: 2, cap: 5, closed: true }));
+        assert_eq!(asked[0].found[1].channel, None, "it cannot be read");
+        let mut objects = WaitObjects::default();
+        let first = objects.record(&asked[0].found);
+        let second = objects.record(&asked[0].found);
+        let waiters: Vec<u32> = objects.of(first).map(|object| object.waiters).collect();
+        assert_eq!(waiters, [2, 2]);
+        assert_eq!(objects.of(second).count(), 2);
+    }
+
+    #[test]
+    fn a_lock_is_what_it_waits_on_from_go_1_26_on() {
+        let mut memory = Fake::default();
+        let mut words = vec![0; 13];
+        (words[0], words[4]) = (G, 0x7000);
+        memory.words(0x2000, &words);
+        for (version, found) in [("go1.27.3", vec![0x7000]), ("go1.25.5", vec![])] {
+            let mut asked = asked(0x2000);
+            follow(&memory, layout(version), &mut asked, &mut Batch::default(), &mut 1000).unwrap();
+            assert_eq!(addresses(&asked), found, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_bites_its_tail_ends() {
+        let mut memory = Fake::default();
+        memory.words(0x2000, &sudog(G, 0x9000, 0x2000));
+        let mut asked = asked(0x2000);
+        follow(&memory, layout("go1.21.13"), &mut asked, &mut Batch::default(), &mut 1_000_000).unwrap();
+        assert_eq!(asked[0].found.len(), MAX_LINKS);
+        let mut one = self::asked(0x2000);
+        follow(&memory, layout("go1.21.13"), &mut one, &mut Batch::default(), &mut 10).unwrap();
+        assert!(one[0].found.len() <= 10, "the budget ends it sooner");
+    }
+
+    #[test]
+    fn a_sudog_of_another_goroutine_is_not_believed() {
+        let mut memory = Fake::default();
+        memory.words(0x2000, &sudog(G + 8, 0x9000, 0x2000));
+        let mut asked = asked(0x2000);
+        follow(&memory, layout("go1.21.13"), &mut asked, &mut Batch::default(), &mut 1000).unwrap();
+        assert!(asked[0].found.is_empty());
+    }
+}
