@@ -137,7 +137,9 @@ fn compare(paths: &Paths, console: &str) -> Result<ExitCode> {
     let line = |what: &str, version: &str| {
         let start = format!("{what} {version} ");
         let found = console.lines().find_map(|line| line.strip_prefix(&start));
-        found.with_context(|| format!("the guest printed no {what} for Go {version}: see {}", paths.log("arm64-console").display()))
+        found.with_context(|| {
+            format!("the guest printed no {what} for Go {version}: see {}", paths.log("arm64-console").display())
+        })
     };
     if let Some(booted) = console.lines().find(|line| line.starts_with("BOOTED ")) {
         note("arm64", booted);
