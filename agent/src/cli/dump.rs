@@ -16,7 +16,7 @@ use globset::{Glob, GlobMatcher};
 use super::{exit::Failure, target::Symbols};
 use crate::{
     address::Bias,
-    binary::Binary,
+    binary::{Binary, BinaryError},
     census::{Census, CensusError, Detail, Goroutine, Origin, Runtime},
     export::{self, Dump, Names, ProcessFacts},
     host::{FileSource, HostError, Identity, Proc, ProcessMemory},
@@ -135,18 +135,10 @@ fn subject(proc: &Proc, options: &Options) -> Result<Subject, CensusError> {
     let pid = options.pid;
     let identity = proc.identity(pid)?;
     let exe = proc.executable_path(pid)?.display().to_string();
-    let file = proc.open_executable(pid)?;
-    let (source, _) = FileSource::new(file)
-        .map_err(|error| HostError::Unreadable { path: PathBuf::from(&exe), why: error.to_string() })?;
-    let binary = Arc::new(Binary::parse(Arc::new(source))?);
+    let (binary, bias, file) = runtime(proc, pid, &exe)?;
     let layout = Layout::of(&binary)?;
     let wait_reasons = WaitReasons::of(&binary)?;
     let symbolizer = Symbolizer::new(Arc::clone(&binary), options.symbols.source())?;
-    let program_headers =
-        binary.program_headers_address().ok_or(CensusError::Binary(crate::binary::BinaryError::Unsupported {
-            what: "program headers that are not loaded with the program",
-        }))?;
-    let bias = proc.bias(pid, program_headers)?;
     let build_id = binary.gnu_build_id().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
     let facts = ProcessFacts {
         pid,
@@ -156,8 +148,37 @@ fn subject(proc: &Proc, options: &Options) -> Result<Subject, CensusError> {
         mappings: proc.code_mappings(pid)?,
         build_id: build_id.unwrap_or_default(),
         exe,
+        runtime: file,
     };
     Ok(Subject { identity, binary, bias, layout, wait_reasons, symbolizer, facts })
+}
+
+/// The Go runtime of a process: its executable, else the first Go library among its code, with how far it was moved and
+/// its path.
+fn runtime(proc: &Proc, pid: u32, exe: &str) -> Result<(Arc<Binary>, Bias, String), CensusError> {
+    let parse = |file| -> Result<Arc<Binary>, CensusError> {
+        let (source, _) = FileSource::new(file)
+            .map_err(|error| HostError::Unreadable { path: PathBuf::from(exe), why: error.to_string() })?;
+        Ok(Arc::new(Binary::parse(Arc::new(source))?))
+    };
+    let not_loaded = || BinaryError::Unsupported { what: "program headers that are not loaded with the program" };
+    let refusal = match parse(proc.open_executable(pid)?) {
+        Ok(binary) => {
+            let bias = proc.bias(pid, binary.program_headers_address().ok_or_else(not_loaded)?)?;
+            return Ok((binary, bias, exe.to_owned()));
+        }
+        Err(why) => why,
+    };
+    if !matches!(refusal, CensusError::Binary(BinaryError::NotElf | BinaryError::NotGo)) {
+        return Err(refusal);
+    }
+    for mapping in proc.code_mappings(pid)? {
+        let Ok(binary) = proc.open_mapping(pid, &mapping).map_err(CensusError::from).and_then(parse) else { continue };
+        if let Some(bias) = binary.bias_of_mapping(mapping.start, mapping.end, mapping.offset) {
+            return Ok((binary, bias, mapping.path));
+        }
+    }
+    Err(refusal)
 }
 
 /// Whether the runtime prints labels in its own dumps: from Go 1.27 on, unless the main module is older.

@@ -54,13 +54,15 @@ pub struct ProcessFacts {
     pub start_time: u64,
     /// Its executable as it sees it.
     pub exe: String,
+    /// The file that holds its Go runtime: the executable, or a library in another program.
+    pub runtime: String,
     /// What it was built with.
     pub go_version: GoVersion,
     /// Whether the runtime itself would print labels in a dump (`GODEBUG=tracebacklabels`, on from Go 1.27).
     pub prints_labels: bool,
     /// The code in its memory.
     pub mappings: Vec<Mapping>,
-    /// The executable's build id.
+    /// The build id of that file.
     pub build_id: String,
 }
 

@@ -82,11 +82,14 @@ impl<'a> Builder<'a> {
         number
     }
 
-    /// The process's code, its own executable first: what has no mapping is taken to be of the first.
+    /// The process's code. Names are known for the part that holds the Go runtime; it comes first, as pprof takes the
+    /// first for the program.
     fn mappings(&mut self) {
         let process = self.dump.process;
-        for (id, mapping) in (1..).zip(&process.mappings) {
-            let own = mapping.path == process.exe;
+        let mut mappings: Vec<_> = process.mappings.iter().collect();
+        mappings.sort_by_key(|mapping| mapping.path != process.runtime);
+        for (id, mapping) in (1..).zip(mappings) {
+            let own = mapping.path == process.runtime;
             let entry = Mapping {
                 id,
                 memory_start: mapping.start.0,
