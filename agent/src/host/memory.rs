@@ -321,12 +321,19 @@ mod tests {
     fn an_ended_process_is_noticed() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let proc = Proc::default();
-        // Until it runs its own program, its memory is about to go.
-        while proc.executable_path(child.id()).unwrap() == proc.executable_path(std::process::id()).unwrap() {}
+        let own = proc.executable_path(std::process::id()).unwrap();
+        // Until it runs its own program its memory is about to go, and a moment longer its auxiliary vector is empty.
+        let at_phdr = loop {
+            if proc.executable_path(child.id()).unwrap() == own {
+                continue;
+            }
+            let auxv = std::fs::read(format!("/proc/{}/auxv", child.id())).unwrap();
+            let words: Vec<u64> = auxv.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+            if let Some([_, at_phdr]) = words.as_chunks::<2>().0.iter().find(|pair| pair[0] == 3) {
+                break *at_phdr;
+            }
+        };
         let identity = proc.identity(child.id()).unwrap();
-        let auxv = std::fs::read(format!("/proc/{}/auxv", child.id())).unwrap();
-        let words: Vec<u64> = auxv.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
-        let at_phdr = words.as_chunks::<2>().0.iter().find(|pair| pair[0] == 3).unwrap()[1];
         let memory = ProcessMemory::open(&proc, identity, RuntimeAddr(at_phdr)).unwrap();
         assert!(memory.word(RuntimeAddr(at_phdr)).is_ok());
         child.kill().unwrap();
