@@ -4,7 +4,10 @@ use std::io::Write as _;
 
 use clap::Args;
 
-use super::{exit::Failure, target::TargetOptions};
+use super::{
+    exit::Failure,
+    target::{AttachOptions, TargetOptions},
+};
 use crate::{
     host::{HostError, Proc},
     kernel::{Capability, Kernel, Method, Sizes},
@@ -16,6 +19,8 @@ use crate::{
 pub(super) struct Options {
     #[command(flatten)]
     target: TargetOptions,
+    #[command(flatten)]
+    kernel: AttachOptions,
     /// Print one object of JSON.
     #[arg(long)]
     json: bool,
@@ -23,7 +28,7 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let proc = Proc::default();
-    let kernel = kernel_report(&proc, options.target.attach);
+    let kernel = kernel_report(&proc, options.kernel.attach);
     let target = options.target.target();
     let targets = target_reports(&proc, &target, options)?;
     let report = Report::new(kernel, targets);

@@ -17,6 +17,11 @@ pub(super) struct TargetOptions {
     /// Where names of functions and lines come from.
     #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
     symbols: Symbols,
+}
+
+/// `--attach`, for commands that load the eBPF programs.
+#[derive(Clone, Debug, Args)]
+pub(super) struct AttachOptions {
     /// How probes are attached; default is the best way this kernel has.
     #[arg(long, value_enum, value_name = "METHOD")]
     pub(super) attach: Option<Method>,
@@ -25,7 +30,7 @@ pub(super) struct TargetOptions {
 /// `--symbols`.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 pub(super) enum Symbols {
-    /// DWARF where the binary has it, else gopclntab.
+    /// gopclntab, and DWARF for what it does not know: C code.
     #[default]
     Auto,
     /// DWARF only.

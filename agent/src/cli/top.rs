@@ -11,7 +11,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
-use super::{exit::Failure, target::TargetOptions};
+use super::{
+    exit::Failure,
+    target::{AttachOptions, TargetOptions},
+};
 use crate::{
     host::Proc,
     kernel::Sizes,
@@ -28,6 +31,8 @@ const SHORTEST: Duration = Duration::from_millis(50);
 pub(super) struct Options {
     #[command(flatten)]
     target: TargetOptions,
+    #[command(flatten)]
+    kernel: AttachOptions,
     /// Time between two tables or lines: 500ms, 2s, 1m.
     #[arg(short, long, default_value = "1s", value_parser = duration)]
     interval: Duration,
@@ -71,7 +76,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
         symbols: options.target.symbols(),
         sizes: Sizes::default(),
         audit_every: options.audit_every,
-        attach: options.target.attach,
+        attach: options.kernel.attach,
     };
     let mut watch = Watch::start(Proc::default(), config)?;
     let start = Instant::now();

@@ -73,10 +73,7 @@ fn dwarf_and_gopclntab_agree() {
                 if let Some(reason) = difference(&by_dwarf, &by_table, wrapper) {
                     differences.entry(reason).or_default().push(format!("{pc} {by_dwarf:?} {by_table:?}"));
                 }
-                let by_auto = auto.frames(pc).expect("readable");
-                // DWARF knows the line of a call inlined into a generated function, where gopclntab does not.
-                let better = generated(&by_table) && by_auto == by_dwarf;
-                assert!(by_auto == by_table || better, "{pc} {by_auto:?} {by_table:?}");
+                assert_eq!(auto.frames(pc).expect("readable"), by_table, "{pc}");
             }
             for (reason, places) in &differences {
                 println!("1.{} {variant:?}: {} of {}: {reason}", toolchain.minor, places.len(), pcs.len());
