@@ -23,7 +23,8 @@ pub(super) struct TargetOptions {
 }
 
 /// `--symbols`.
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Symbols {
     /// DWARF where the binary has it, else gopclntab.
     #[default]
@@ -63,6 +64,6 @@ impl Symbols {
     }
 }
 
-fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
+pub(super) fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
     Ok(Glob::new(pattern)?.compile_matcher())
 }

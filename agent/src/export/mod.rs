@@ -1,4 +1,4 @@
-//! One census, written in the forms Go people know.
+//! One census, or one snapshot, written in the forms Go people know.
 //!
 //! | file | form |
 //! |---|---|
@@ -6,21 +6,28 @@
 //! | `summary` | the goroutine profile as text (`debug=1`), with the memory of the stacks |
 //! | `pprof` | the goroutine profile for `go tool pprof` |
 //! | `folded` | one line per stack, for flame graphs |
+//! | `site_profile` | births and parks by creation site, for `go tool pprof` |
+//! | `metrics` | one snapshot for Prometheus |
 //! | `json` | everything, for programs (docs/json.md) |
 //!
 //! Nothing here reads a process; names come from its binary.
 
 pub mod folded;
 pub mod json;
+pub mod metrics;
 mod names;
 pub mod pprof;
 mod profile;
+mod select;
+pub mod site_profile;
 pub mod summary;
+mod tables;
 pub mod text;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 pub use names::{Names, Place};
+pub use select::Selection;
 
 use crate::{
     binary::GoVersion,
@@ -43,6 +50,8 @@ pub struct Dump<'a> {
     pub selected: Vec<usize>,
     /// Whether frames of the runtime itself are written too.
     pub runtime_frames: bool,
+    /// Where the next page begins, if this is one of several: the goid of its first goroutine.
+    pub next: Option<u64>,
 }
 
 /// What is said of the process.

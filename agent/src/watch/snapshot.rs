@@ -9,6 +9,7 @@ use parkranger_common::{
 
 use super::{Watch, Watchable, Watched, binaries::SiteNames};
 use crate::{
+    address::RuntimeAddr,
     ledger::{Audits, ProcessLedger, Site, Tally},
     runtime::{LayoutSource, is_system_goroutine},
     symbols::Frame,
@@ -79,6 +80,8 @@ impl ProcessSnapshot {
 /// One site, split by start function.
 #[derive(Clone, Debug)]
 pub struct SiteSnapshot {
+    /// The site. Those of one snapshot are in this order.
+    pub id: Site,
     /// The function with the `go` statement.
     pub function: String,
     /// Its file.
@@ -202,6 +205,7 @@ fn site_snapshot(
         *waits.entry(name).or_default() += parks;
     }
     SiteSnapshot {
+        id: site,
         system: is_system_goroutine(&start_function),
         function: created_by.function,
         file: created_by.file,
@@ -220,6 +224,8 @@ fn site_snapshot(
 fn unattributed_row(ledger: &ProcessLedger) -> Option<SiteSnapshot> {
     let lost = &ledger.unattributed;
     (lost.births + lost.exits + lost.parks > 0).then(|| SiteSnapshot {
+        // No code is there: it comes after all sites.
+        id: Site { gopc: RuntimeAddr(u64::MAX), startpc: RuntimeAddr(u64::MAX) },
         function: UNATTRIBUTED.to_owned(),
         file: String::new(),
         line: 0,
