@@ -24,7 +24,7 @@ pub mod summary;
 mod tables;
 pub mod text;
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, rc::Rc};
 
 pub use names::{Names, Place};
 pub use select::Selection;
@@ -91,6 +91,24 @@ impl Dump<'_> {
     #[must_use]
     pub fn calls(&self, goroutine: &Goroutine) -> &[CallSite] {
         goroutine.stack.map_or(&[], |stack| self.census.stacks.calls(stack))
+    }
+
+    /// The calls of a stack as profiles have them: with their names, and without what the compiler put in between.
+    fn places(&self, calls: &[CallSite]) -> Vec<(CallSite, Rc<Place>, Range<usize>)> {
+        let mut callee: Option<String> = None;
+        let mut places = Vec::with_capacity(calls.len());
+        for call in calls {
+            let place = self.names.place(*call);
+            // Only the physical function can be in between, and it is the last.
+            let between =
+                place.frames.last().is_some_and(|last| names::is_in_between(last, place.wrapper, callee.as_deref()));
+            let frames = 0..place.frames.len() - usize::from(between);
+            callee = place.frames.last().map(|frame| frame.function.clone());
+            if !(between && frames.is_empty()) {
+                places.push((*call, place, frames));
+            }
+        }
+        places
     }
 
     /// Goroutines with the same stack and labels, counted.

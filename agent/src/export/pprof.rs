@@ -7,11 +7,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io::{self, Write},
+    ops::Range,
     time::Duration,
 };
 
 use super::{
-    Dump, Group,
+    Dump, Group, Place,
     profile::{Label, Location, Mapping, Sample},
     tables::Tables,
 };
@@ -47,7 +48,8 @@ type Key = (Vec<u64>, Vec<(i64, i64)>);
 
 struct Builder {
     tables: Tables,
-    locations: HashMap<CallSite, u64>,
+    /// By call, and how many of its frames are shown.
+    locations: HashMap<(CallSite, usize), u64>,
     samples: BTreeMap<Key, [i64; 2]>,
 }
 
@@ -95,7 +97,9 @@ impl Builder {
             Some(stack) => (dump.census.stacks.calls(stack), dump.census.stacks.depth(stack)),
             None => (&[][..], Depth::Whole),
         };
-        let locations = calls.iter().map(|call| self.location(dump, *call)).collect();
+        let places = dump.places(calls);
+        let locations =
+            places.iter().map(|(call, place, frames)| self.location(*call, place, frames.clone())).collect();
         let mut words: Vec<(i64, i64)> = Vec::new();
         for (key, value) in dump.census.labels.get(labels) {
             words.push((self.tables.string(key), self.tables.string(value)));
@@ -111,18 +115,18 @@ impl Builder {
         *bytes = bytes.saturating_add(sign * number(group.stack_bytes));
     }
 
-    fn location(&mut self, dump: &Dump<'_>, call: CallSite) -> u64 {
-        if let Some(id) = self.locations.get(&call) {
+    fn location(&mut self, call: CallSite, place: &Place, frames: Range<usize>) -> u64 {
+        let key = (call, frames.len());
+        if let Some(id) = self.locations.get(&key) {
             return *id;
         }
         let id = self.locations.len() as u64 + 1;
-        self.locations.insert(call, id);
+        self.locations.insert(key, id);
         // pprof takes addresses of instructions, not of what follows the call.
         let address = call.return_address().0.saturating_sub(1);
         let holds = |mapping: &&Mapping| (mapping.memory_start..mapping.memory_limit).contains(&address);
         let mapping_id = self.tables.profile.mapping.iter().find(holds).map_or(0, |mapping| mapping.id);
-        let place = dump.names.place(call);
-        let frames = place.frames.iter();
+        let frames = place.frames.get(frames).unwrap_or_default().iter();
         let line = frames.map(|frame| self.tables.line(&frame.function, &frame.file, frame.line)).collect();
         self.tables.profile.location.push(Location { id, mapping_id, address, line });
         id

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    profile::{Label, Line, Location, Sample},
+    profile::{Label, Line, Location, Mapping, Sample},
     tables::Tables,
 };
 use crate::watch::snapshot::{ProcessSnapshot, SiteSnapshot};
@@ -49,6 +49,7 @@ pub fn write(
     };
     let duration = before.map_or(Duration::ZERO, |(_, duration)| duration);
     let mut builder = Builder { tables: Tables::new(values, time, duration), locations: HashMap::new() };
+    builder.mapping(process.library.as_deref().unwrap_or(&process.exe));
     let earlier: HashMap<SiteName<'_>, &SiteSnapshot> =
         before.map(|(before, _)| before.sites.iter().map(|site| (name(site), site)).collect()).unwrap_or_default();
     for site in &process.sites {
@@ -62,7 +63,24 @@ struct Builder {
     locations: HashMap<Line, u64>,
 }
 
+/// The one mapping that all locations are in.
+const MAPPING: u64 = 1;
+
 impl Builder {
+    /// Names the binary. Locations have names and no addresses.
+    fn mapping(&mut self, path: &str) {
+        let filename = self.tables.string(path);
+        self.tables.profile.mapping.push(Mapping {
+            id: MAPPING,
+            filename,
+            has_functions: true,
+            has_filenames: true,
+            has_line_numbers: true,
+            has_inline_frames: true,
+            ..Mapping::default()
+        });
+    }
+
     fn site(&mut self, profile: SiteProfile, site: &SiteSnapshot, before: Option<&SiteSnapshot>) {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         match profile {
@@ -108,7 +126,7 @@ impl Builder {
         let next = self.locations.len() as u64 + 1;
         let id = *self.locations.entry(line).or_insert(next);
         if id == next {
-            self.tables.profile.location.push(Location { id, mapping_id: 0, address: 0, line: vec![line] });
+            self.tables.profile.location.push(Location { id, mapping_id: MAPPING, address: 0, line: vec![line] });
         }
         id
     }
