@@ -57,7 +57,11 @@ fn stacks(text: &str) -> Result<BTreeMap<String, u64>> {
             ["#", _, function, place] => format!("{} {place}", function.split('+').next().unwrap_or_default()),
             _ => line.to_owned(),
         });
-        *stacks.entry(words.collect::<Vec<_>>().join("\n")).or_default() += count.parse::<u64>()?;
+        let words = words.collect::<Vec<_>>().join("\n");
+        // The one that watches the connection of the request may not have begun yet: it has no function then.
+        if !words.is_empty() {
+            *stacks.entry(words).or_default() += count.parse::<u64>()?;
+        }
     }
     Ok(stacks)
 }
@@ -66,7 +70,7 @@ fn stacks(text: &str) -> Result<BTreeMap<String, u64>> {
 fn traces(go: &Toolchain, url: &str) -> Result<BTreeSet<String>> {
     let text = go.tool(&["pprof", "-traces", "-lines", "-sample_index=goroutine", url])?;
     let blocks = text.split("-----------+").skip(1).map(|block| block.trim_start_matches('-').trim().to_owned());
-    let quiet = blocks.filter(|block| !block.is_empty() && !SERVING.iter().any(|serving| block.contains(serving)));
+    let quiet = blocks.filter(|block| block.contains('.') && !SERVING.iter().any(|serving| block.contains(serving)));
     Ok(quiet.collect())
 }
 

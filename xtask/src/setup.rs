@@ -17,7 +17,7 @@ use crate::{
 pub(crate) enum Purpose {
     /// The two compilers and bpf-linker
     Build,
-    /// What build needs, and the Go releases that the tests cover
+    /// What build needs, the Go releases that the tests cover, and Prometheus
     Test,
     /// What build needs, and the newest Go
     Demo,
@@ -45,6 +45,9 @@ pub(crate) fn build(paths: &Paths) -> Result<ebpf::Toolchain> {
 /// For `test`, beyond `build`: the variables that tell the test harness where each Go is.
 pub(crate) fn test(paths: &Paths) -> Result<Vec<(String, PathBuf)>> {
     go::ensure_c_compiler(paths)?;
+    if in_path("prometheus").is_none() || in_path("promtool").is_none() {
+        apt::ensure(paths, &["prometheus"], "as the tests have a real one scrape parkranger")?;
+    }
     TESTED.iter().map(|release| Ok((release.variable(), release.ensure(paths)?))).collect()
 }
 

@@ -105,6 +105,9 @@ struct Series {
     wanted: u64,
 }
 
+/// What a site can have most of.
+type Key = fn(&Series) -> i64;
+
 impl SiteBook {
     /// A book that gives at most `cap` sites of a process their own series.
     #[must_use]
@@ -186,29 +189,37 @@ impl ProcessBook {
                 self.want(number, round);
             }
         } else {
-            type Key = fn(&Series) -> i64;
             let keys: [Key; 3] = [
                 |series| series.now.live,
                 |series| series.now.live.saturating_sub(series.first_live.unwrap_or_default()),
                 |series| series.now.births.cast_signed(),
             ];
-            let each = cap / keys.len();
-            let mut order = there;
-            for key in keys {
-                let place = |number: &usize| {
-                    let value = self.series.get(*number).map_or(0, key);
-                    (std::cmp::Reverse(value), *number)
-                };
-                if each > 0 && order.len() > each {
-                    order.select_nth_unstable_by_key(each - 1, place);
-                }
-                let first: Vec<usize> = order.iter().take(each).copied().collect();
-                for number in first {
-                    self.want(number, round);
+            let first = keys.map(|key| self.first(&there, cap, key));
+            // By turns, so that each way of being first has its share of the room.
+            let mut left = cap;
+            for place in 0..cap {
+                for number in first.iter().filter_map(|order| order.get(place)) {
+                    let is_new = self.series.get(*number).is_some_and(|series| series.wanted != round);
+                    if is_new && left > 0 {
+                        left -= 1;
+                        self.want(*number, round);
+                    }
                 }
             }
         }
         self.make_room(cap);
+    }
+
+    /// The `cap` of them that have most of something, most first.
+    fn first(&self, there: &[usize], cap: usize, key: Key) -> Vec<usize> {
+        let place = |number: &usize| (std::cmp::Reverse(self.series.get(*number).map_or(0, key)), *number);
+        let mut order = there.to_vec();
+        if let Some(last) = cap.checked_sub(1).filter(|last| *last < order.len()) {
+            order.select_nth_unstable_by_key(last, place);
+        }
+        order.truncate(cap);
+        order.sort_unstable_by_key(place);
+        order
     }
 
     fn is_there(&self, number: usize) -> bool {
@@ -260,5 +271,113 @@ impl ProcessBook {
         let other = SiteCounts { live: all.live - own.live, ..all.since(own) };
         self.other = other.at_least(self.other);
         Chosen { others: there - sites.len(), sites, other: self.other }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{address::RuntimeAddr, ledger::Audits};
+
+    /// Sites by number, with live goroutines and births.
+    fn process(sites: &[(u64, i64, u64)]) -> ProcessSnapshot {
+        let site = |&(number, live, births): &(u64, i64, u64)| SiteSnapshot {
+            id: Site { gopc: RuntimeAddr(number), startpc: RuntimeAddr(1) },
+            function: format!("main.f{}", number % 1000),
+            file: "/main.go".to_owned(),
+            line: 7,
+            start_function: "main.g".to_owned(),
+            system: false,
+            births,
+            exits: births.saturating_sub(live.unsigned_abs()),
+            live,
+            parks: 0,
+            waits: BTreeMap::new(),
+            creation_stack: Vec::new(),
+        };
+        ProcessSnapshot {
+            id: ProcessId::new(7, 1),
+            pid: 7,
+            start_time: 1,
+            exe: "/x".to_owned(),
+            library: None,
+            go_version: "go1.27.3".to_owned(),
+            layout: String::new(),
+            layout_is_older: false,
+            baseline: true,
+            audits: Audits::default(),
+            ended: false,
+            births: sites.iter().map(|site| site.2).sum(),
+            exits: 0,
+            parks: 0,
+            user: sites.iter().map(|site| site.1).sum(),
+            system: 0,
+            losses: BTreeMap::new(),
+            sites: sites.iter().map(site).collect(),
+        }
+    }
+
+    /// Births by name, with those of the others.
+    fn births(book: &mut SiteBook, sites: &[(u64, i64, u64)]) -> BTreeMap<String, u64> {
+        let process = process(sites);
+        book.begin();
+        let chosen = book.choose(&process);
+        let mut births: BTreeMap<String, u64> =
+            chosen.sites.iter().map(|(site, counts)| (site.function.clone(), counts.births)).collect();
+        assert_eq!(births.len(), chosen.sites.len(), "no name twice");
+        births.insert("other".to_owned(), chosen.other.births);
+        let live: i64 = chosen.sites.iter().map(|(_, counts)| counts.live).sum();
+        assert_eq!(live + chosen.other.live, process.user, "no goroutine is lost");
+        book.end();
+        births
+    }
+
+    #[test]
+    fn all_have_their_own_while_there_is_room() {
+        let mut book = SiteBook::new(3);
+        let shown = births(&mut book, &[(1, 1, 5), (2, 0, 9), (3, 4, 4)]);
+        assert_eq!(shown, BTreeMap::from([("main.f1", 5), ("main.f2", 9), ("main.f3", 4), ("other", 0)].map(own)));
+    }
+
+    fn own((name, count): (&str, u64)) -> (String, u64) {
+        (name.to_owned(), count)
+    }
+
+    #[test]
+    fn one_statement_inlined_twice_is_one_series() {
+        let mut book = SiteBook::new(3);
+        let shown = births(&mut book, &[(1, 1, 5), (1001, 1, 7)]);
+        assert_eq!(shown, BTreeMap::from([("main.f1", 12), ("other", 0)].map(own)));
+    }
+
+    #[test]
+    fn no_counter_falls_and_every_birth_is_in_exactly_one() {
+        const SITES: u64 = 40;
+        let mut book = SiteBook::new(6);
+        let mut counts: Vec<(u64, i64, u64)> = (1..=SITES).map(|number| (number, 0, number)).collect();
+        let mut before: BTreeMap<String, u64> = BTreeMap::new();
+        let mut increases = 0;
+        let mut total_before = 0;
+        // A fixed sequence without pattern: each round other sites are first.
+        let mut state = 12345u64;
+        for round in 0..200 {
+            for (_, live, births) in &mut counts {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                *births += state >> 60;
+                *live = i64::try_from(state >> 33 & 0xff).unwrap();
+            }
+            let shown = births(&mut book, &counts);
+            assert!(shown.len() <= 7, "{shown:?}");
+            for (name, births) in &shown {
+                let earlier = before.get(name).copied().unwrap_or_default();
+                assert!(*births >= earlier, "round {round}: {name} fell from {earlier} to {births}");
+                increases += births - earlier;
+            }
+            let total: u64 = counts.iter().map(|site| site.2).sum();
+            assert_eq!(increases, total - total_before, "round {round}");
+            (increases, total_before, before) = (0, total, shown);
+        }
     }
 }
