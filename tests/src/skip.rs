@@ -56,6 +56,19 @@ pub fn agent() -> Result<(), Missing> {
     }
 }
 
+/// The agent, and the tester of API descriptions.
+///
+/// # Errors
+/// What is missing.
+pub fn schemathesis() -> Result<(), Missing> {
+    agent()?;
+    if std::env::var_os("PARKRANGER_SCHEMATHESIS").is_some() {
+        Ok(())
+    } else {
+        Err(Missing("PARKRANGER_SCHEMATHESIS does not name schemathesis".into()))
+    }
+}
+
 /// The agent, and Prometheus to scrape it.
 ///
 /// # Errors
