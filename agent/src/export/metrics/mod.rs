@@ -6,7 +6,7 @@
 mod family;
 mod sites;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use parkranger_common::{counts::ProcessId, loss::HostLoss};
 use prometheus::{
@@ -258,25 +258,13 @@ fn labels(process: &ProcessSnapshot) -> Vec<LabelPair> {
     vec![label("pid", &process.pid.to_string()), label("exe", &process.exe)]
 }
 
-/// Parks of all sites by wait reason; of those without a site the reason is not known.
-fn by_reason(process: &ProcessSnapshot) -> Vec<(&str, u64)> {
-    // There are a few dozen reasons at most: a list that is searched is faster than a map.
-    let mut reasons: Vec<(&str, u64)> = Vec::new();
-    let mut known = 0;
-    for (reason, parks) in process.sites.iter().flat_map(|site| &site.waits) {
-        known += parks;
-        match reasons.iter_mut().find(|(name, _)| *name == reason.as_str()) {
-            Some((_, sum)) => *sum += parks,
-            None => reasons.push((reason, *parks)),
-        }
-    }
-    let unknown = process.parks.saturating_sub(known);
+/// Parks by wait reason; of those without a site it is not known.
+fn by_reason(process: &ProcessSnapshot) -> BTreeMap<&str, u64> {
+    let mut waits: BTreeMap<&str, u64> =
+        process.waits.iter().map(|(reason, parks)| (reason.as_str(), *parks)).collect();
+    let unknown = process.parks.saturating_sub(waits.values().sum());
     if unknown > 0 {
-        match reasons.iter_mut().find(|(name, _)| *name == "unknown") {
-            Some((_, sum)) => *sum += unknown,
-            None => reasons.push(("unknown", unknown)),
-        }
+        *waits.entry("unknown").or_default() += unknown;
     }
-    reasons.sort_unstable();
-    reasons
+    waits
 }

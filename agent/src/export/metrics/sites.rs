@@ -314,6 +314,7 @@ mod tests {
             parks: 0,
             user: sites.iter().map(|site| site.1).sum(),
             system: 0,
+            waits: BTreeMap::new(),
             losses: BTreeMap::new(),
             sites: sites.iter().map(site).collect(),
         }
