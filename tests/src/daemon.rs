@@ -39,7 +39,23 @@ impl Daemon {
     /// # Errors
     /// As there.
     pub fn start_with(program: &Path, args: &[&str]) -> Result<Daemon> {
-        let mut command = Command::new(binary()?);
+        Daemon::start_under(&[], program, args)
+    }
+
+    /// The same by another command that runs it in its place, such as setpriv.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_under(before: &[&str], program: &Path, args: &[&str]) -> Result<Daemon> {
+        let agent = binary()?;
+        let mut command = match before.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(agent);
+                command
+            }
+            None => Command::new(agent),
+        };
         command.args(["serve", "--interval", "200ms", "--exe"]).arg(program);
         if !args.contains(&"--listen") && !args.contains(&"--config") {
             command.args(["--listen", "127.0.0.1:0"]);

@@ -317,7 +317,7 @@ fn many_clients() {
         let process = daemon.wait_until(pid, "watched", |_| true)?;
         ensure!(process["audits"]["drift"] == 0, "{process}");
         let lost: u64 =
-            process["losses"].as_object().context("losses")?.values().filter_map(|count| count.as_u64()).sum();
+            process["losses"].as_object().context("losses")?.values().filter_map(serde_json::Value::as_u64).sum();
         ensure!(lost == 0, "{process}");
         Ok(())
     });

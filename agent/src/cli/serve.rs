@@ -19,7 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   parkranger serve                                      on http://127.0.0.1:7117
   parkranger serve --listen unix:/run/parkranger.sock   for root only
-  parkranger serve --listen :7117 --token-file /etc/parkranger/token --tls-cert cert.pem --tls-key key.pem
+  parkranger serve --listen :7117 --token-file token --tls-cert cert.pem --tls-key key.pem
   go tool pprof http://127.0.0.1:7117/pids/4242/debug/pprof/goroutine
   curl http://127.0.0.1:7117/metrics
 

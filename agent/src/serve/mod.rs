@@ -116,7 +116,7 @@ async fn serve(
     numbers.abort();
     // The probes go with the watch, before this process does.
     let stopped = watcher.stop().await;
-    Ok(done.and(stopped)?)
+    done.and(stopped)
 }
 
 /// Returns when it is time to stop. Tells when there is something to show, and has the settings read again when asked.

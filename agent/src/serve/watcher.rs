@@ -13,6 +13,7 @@ use std::{
 
 use tokio::sync::{oneshot, watch};
 
+use super::ServeError;
 use crate::{
     host::Proc,
     watch::{Config, Snapshot, Watch, WatchError},
@@ -71,14 +72,18 @@ impl Watcher {
     }
 
     /// Waits for the thread to end by itself, which it does for an error.
-    pub(super) async fn ended(&mut self) -> Result<(), WatchError> {
+    pub(super) async fn ended(&mut self) -> Result<(), ServeError> {
         let end = (&mut self.end).await;
         self.has_ended = true;
-        end.unwrap_or(Ok(()))
+        match end {
+            Ok(done) => Ok(done?),
+            // It says nothing only where it could not: its bug, not a clean end.
+            Err(_) => Err(ServeError::System(io::Error::other("the thread that watches broke off"))),
+        }
     }
 
     /// Ends the watch, and waits until its probes are gone.
-    pub(super) async fn stop(mut self) -> Result<(), WatchError> {
+    pub(super) async fn stop(mut self) -> Result<(), ServeError> {
         if self.has_ended {
             return Ok(());
         }
