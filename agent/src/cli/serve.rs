@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     kernel::Sizes,
-    serve::{self, Address, Limits, ServeError, Settings, SettingsError, TlsFiles},
+    serve::{self, Address, Collector, Limits, ServeError, Settings, SettingsError, TlsFiles},
     watch::{Config, Target},
 };
 
@@ -74,6 +74,12 @@ struct Flags {
     /// Most readings of all goroutines of a process at one time. [default: 2]
     #[arg(long, value_name = "N")]
     max_censuses: Option<usize>,
+    /// Also send the metrics to an OpenTelemetry collector: http://127.0.0.1:4318.
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// Time between two of these. [default: 1m]
+    #[arg(long, value_name = "TIME", requires = "otlp_endpoint")]
+    otlp_interval: Option<Span>,
     /// Where names of functions and lines come from. [default: auto]
     #[arg(long, value_enum, value_name = "SOURCE")]
     symbols: Option<Symbols>,
@@ -155,6 +161,8 @@ impl Flags {
             site_series: self.site_series.or(file.site_series),
             max_connections: self.max_connections.or(file.max_connections),
             max_censuses: self.max_censuses.or(file.max_censuses),
+            otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),
+            otlp_interval: self.otlp_interval.or(file.otlp_interval),
             symbols: self.symbols.or(file.symbols),
         }
     }
@@ -175,6 +183,9 @@ impl Flags {
             (None, None) => None,
             _ => return Err(options.wrong("tls-cert and tls-key go together")),
         };
+        let every = self.otlp_interval.map_or(Duration::from_secs(60), |span| span.0);
+        let wrong = |why| options.wrong(format!("otlp-endpoint: {why}"));
+        let collector = self.otlp_endpoint.as_deref().map(|url| Collector::at(url, every).map_err(wrong));
         let limits = Limits::default();
         Ok(Settings {
             listen: listen.collect::<Result<_, _>>()?,
@@ -188,6 +199,7 @@ impl Flags {
                 censuses: self.max_censuses.unwrap_or(limits.censuses),
                 ..limits
             },
+            collector: collector.transpose()?,
         })
     }
 }

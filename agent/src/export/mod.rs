@@ -8,6 +8,7 @@
 //! | `folded` | one line per stack, for flame graphs |
 //! | `site_profile` | births and parks by creation site, for `go tool pprof` |
 //! | `metrics` | one snapshot for Prometheus |
+//! | `otlp` | the same for OpenTelemetry |
 //! | `json` | everything, for programs (docs/json.md) |
 //!
 //! Nothing here reads a process; names come from its binary.
@@ -16,6 +17,7 @@ pub mod folded;
 pub mod json;
 pub mod metrics;
 mod names;
+pub mod otlp;
 pub mod pprof;
 mod profile;
 mod select;

@@ -29,6 +29,7 @@ pub(super) struct Metrics {
     durations: HistogramVec,
     rejected: IntCounterVec,
     censuses: Histogram,
+    exports: IntCounterVec,
     series: IntGauge,
     exposition: Mutex<Exposition>,
 }
@@ -58,16 +59,21 @@ impl Metrics {
             "parkranger_census_duration_seconds",
             "Time to read the goroutines of a process for a request.",
         ))?;
+        let exports = IntCounterVec::new(
+            Opts::new("parkranger_otlp_exports_total", "Exports to an OpenTelemetry collector, by result."),
+            &["result"],
+        )?;
         let series =
             IntGauge::new("parkranger_site_series_limit", "Most sites of a process with series of their own.")?;
         let info = Opts::new("parkranger_build_info", "The running parkranger; 1.");
         let info = Gauge::with_opts(info.const_label("version", env!("CARGO_PKG_VERSION")))?;
         info.set(1.0);
-        let all: [Box<dyn Collector>; 7] = [
+        let all: [Box<dyn Collector>; 8] = [
             Box::new(requests.clone()),
             Box::new(durations.clone()),
             Box::new(rejected.clone()),
             Box::new(censuses.clone()),
+            Box::new(exports.clone()),
             Box::new(series.clone()),
             Box::new(info),
             Box::new(ProcessCollector::for_self()),
@@ -77,7 +83,7 @@ impl Metrics {
         }
         series.set(i64::try_from(site_series).unwrap_or(i64::MAX));
         let exposition = Mutex::new(Exposition { book: SiteBook::new(site_series), last: None });
-        Ok(Self { registry, requests, durations, rejected, censuses, series, exposition })
+        Ok(Self { registry, requests, durations, rejected, censuses, exports, series, exposition })
     }
 
     pub(super) fn set_site_series(&self, most: usize) {
@@ -96,6 +102,16 @@ impl Metrics {
     /// Counts what was turned away.
     pub(super) fn rejected(&self, reason: &str) {
         self.rejected.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts an export.
+    pub(super) fn export(&self, done: bool) {
+        self.exports.with_label_values(&[if done { "done" } else { "failed" }]).inc();
+    }
+
+    /// The most sites of a process with series of their own.
+    pub(super) fn site_series(&self) -> usize {
+        usize::try_from(self.series.get()).unwrap_or(0)
     }
 
     /// Notes how long a census took.

@@ -11,6 +11,7 @@
 //! | `body` | an answer of any length, written by a thread that reads a process, no faster than it is read |
 //! | `routes`, `api`, `profiles`, `pages`, `health`, `metrics` | the answers |
 //! | `openapi` | their description |
+//! | `otlp` | metrics sent to an OpenTelemetry collector |
 //! | `params` | what a request asks for |
 //! | `problem` | answers that say why there is none |
 //!
@@ -25,6 +26,7 @@ mod listen;
 mod metrics;
 mod numbers;
 mod openapi;
+mod otlp;
 mod pages;
 mod params;
 mod problem;
@@ -42,7 +44,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-pub use settings::{Address, Limits, Settings, SettingsError, TlsFiles};
+pub use settings::{Address, Collector, Limits, Settings, SettingsError, TlsFiles};
 
 use crate::watch::{Config, WatchError};
 use listen::Server;
@@ -104,6 +106,7 @@ async fn serve(
     let mut watcher = Watcher::start(watch, settings.interval)?;
     let state = Arc::new(State::new(&settings, live, symbols, watcher.snapshots())?);
     let numbers = numbers::start(Arc::clone(&state));
+    let exporter = settings.collector.clone().map(|collector| otlp::start(collector, Arc::clone(&state)));
     server.start(&state);
     let control = watcher.control();
     let apply = || apply(reload(), &settings, &state, &server, &control);
@@ -114,6 +117,9 @@ async fn serve(
     tell(&[NotifyState::Stopping]);
     server.stop().await;
     numbers.abort();
+    if let Some(exporter) = exporter {
+        exporter.abort();
+    }
     // The probes go with the watch, before this process does.
     let stopped = watcher.stop().await;
     done.and(stopped)
@@ -161,6 +167,9 @@ fn apply(
     };
     if settings.listen != before.listen {
         warn!("another address takes a restart");
+    }
+    if settings.collector != before.collector {
+        warn!("another collector takes a restart");
     }
     if let Err(error) = server.check(&live) {
         warn!("not reloaded: {error}");

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::Uri;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::{guard::Token, tls};
@@ -103,6 +104,35 @@ impl Default for Limits {
     }
 }
 
+/// An OpenTelemetry collector that takes OTLP over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    /// `HOST:PORT`
+    pub authority: String,
+    /// Where metrics are posted.
+    pub path: String,
+    /// Time between two exports.
+    pub interval: Duration,
+}
+
+impl Collector {
+    /// The collector at a URL: `http://127.0.0.1:4318`, with the path that OTLP has by default unless it has another.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the URL.
+    pub fn at(url: &str, interval: Duration) -> Result<Self, String> {
+        let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
+        if uri.scheme_str() != Some("http") {
+            return Err("http:// only: for another host let a collector on this one send it on".to_owned());
+        }
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or("there is no host in it")?;
+        let path = if uri.path() == "/" { "/v1/metrics" } else { uri.path() };
+        let authority = format!("{host}:{}", uri.port_u16().unwrap_or(4318));
+        Ok(Self { authority, path: path.to_owned(), interval })
+    }
+}
+
 /// Everything.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -120,6 +150,8 @@ pub struct Settings {
     pub site_series: usize,
     /// What may be asked for at once.
     pub limits: Limits,
+    /// Whom metrics are sent to.
+    pub collector: Option<Collector>,
 }
 
 /// What is wrong with the settings.
@@ -213,6 +245,16 @@ mod tests {
     }
 
     #[test]
+    fn collectors() {
+        let at =
+            |url| Collector::at(url, Duration::from_secs(1)).map(|collector| (collector.authority, collector.path));
+        let is = |authority: &str, path: &str| Ok((authority.to_owned(), path.to_owned()));
+        assert_eq!(at("http://localhost"), is("localhost:4318", "/v1/metrics"));
+        assert_eq!(at("http://[::1]:9/otlp/v1/metrics"), is("[::1]:9", "/otlp/v1/metrics"));
+        assert!(at("https://example.com").is_err() && at("localhost:4318").is_err() && at("").is_err());
+    }
+
+    #[test]
     fn others_need_a_token() {
         let settings = Settings {
             listen: vec!["127.0.0.1:1".parse().unwrap(), ":1".parse().unwrap()],
@@ -222,6 +264,7 @@ mod tests {
             interval: Duration::from_secs(1),
             site_series: 1,
             limits: Limits::default(),
+            collector: None,
         };
         assert!(matches!(settings.load(), Err(SettingsError::NeedsToken(Address::Tcp(_)))));
         let none = Settings { listen: Vec::new(), ..settings };

@@ -36,6 +36,12 @@ pub fn render(
     numbers: &HashMap<ProcessId, Numbers>,
     book: &mut SiteBook,
 ) -> prometheus::Result<String> {
+    TextEncoder::new().encode_to_string(&families(snapshot, numbers, book))
+}
+
+/// A snapshot as metric families.
+#[must_use]
+pub fn families(snapshot: &Snapshot, numbers: &HashMap<ProcessId, Numbers>, book: &mut SiteBook) -> Vec<MetricFamily> {
     let mut families = Families::new();
     for process in &snapshot.processes {
         families.process(process, numbers.get(&process.id));
@@ -46,7 +52,7 @@ pub fn render(
     }
     book.end();
     families.host(snapshot);
-    TextEncoder::new().encode_to_string(&families.into_all())
+    families.into_all()
 }
 
 /// The families of one exposition.
