@@ -224,6 +224,55 @@ fn garbage() {
     });
 }
 
+/// More connections than there may be are turned away with the reason, and there is place again when others leave.
+#[test]
+fn too_many_connections() {
+    with_go("serve_safety::too_many_connections", 27, agent, |go| {
+        let program = go.build(Program::Served, Variant::Plain)?.path;
+        let daemon = Daemon::start_with(&program, &["--max-connections", "2"])?;
+        let others = [TcpStream::connect(daemon.address())?, TcpStream::connect(daemon.address())?];
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let refused = loop {
+            let answer = daemon.get("/healthz")?;
+            if answer.status != 200 || Instant::now() > deadline {
+                break answer;
+            }
+        };
+        ensure!(refused.status == 503 && refused.header("retry-after").is_some(), "{refused:?}");
+        ensure!(refused.text()? == "too many connections\n", "{refused:?}");
+        drop(others);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while daemon.get("/healthz")?.status != 200 {
+            ensure!(Instant::now() < deadline, "no place although the others are gone");
+        }
+        Ok(())
+    });
+}
+
+/// A daemon waits for programs; one that comes later is watched from soon on, one that ends is no more.
+#[test]
+fn waits_for_processes() {
+    with_go("serve_safety::waits_for_processes", 27, agent, |go| {
+        let (_directory, program) = go.build(Program::Served, Variant::Plain)?.private_copy()?;
+        let daemon = Daemon::start(&program)?;
+        let none = daemon.ok("/api/v1/processes")?.json()?;
+        ensure!(none["processes"].as_array().is_some_and(Vec::is_empty), "{none}");
+        ensure!(daemon.ok("/metrics")?.text()?.contains("parkranger_processes 0\n"), "metrics of no process");
+        let mut served = Served::start(&program)?;
+        let stats = served.ask("leak 3")?;
+        let all = |process: &serde_json::Value| process["goroutines"]["user"].as_i64() == Some(stats.goroutines);
+        daemon.wait_until(served.pid(), "watched", all)?;
+        let path = format!("/api/v1/processes/{}/sites", served.pid());
+        drop(served);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while daemon.get(&path)?.status != 404 {
+            ensure!(Instant::now() < deadline, "it is still there");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    });
+}
+
 /// The socket is for root only, and is taken away at the end; so are the probes.
 #[test]
 fn unix_socket_and_clean_end() {
