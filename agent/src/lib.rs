@@ -13,7 +13,9 @@
 //!                       symbols/   pc ▶ function, file, line, inlined frames
 //!                       watch/     keeps host, kernel and ledger in step ▶ one snapshot
 //!                       views/     one snapshot ▶ table, JSON
-//!                       export/    one census ▶ dump text, summary, pprof, folded, JSON      (no reading)
+//!                       subject/   one process understood and read on request               (no probes)
+//!                       export/    one census or snapshot ▶ dump, pprof, folded, metrics, … (no reading)
+//!                       serve/     HTTP
 //!                       cli/       arguments ▶ configuration; main.rs only wires
 //! ```
 
@@ -27,6 +29,8 @@ pub mod kernel;
 pub mod ledger;
 pub mod plan;
 pub mod runtime;
+pub mod serve;
+pub mod subject;
 pub mod symbols;
 pub mod views;
 pub mod watch;

@@ -34,6 +34,8 @@ pub enum Program {
     Bench,
     /// Has goroutines in every state, and dumps them itself.
     Crowd,
+    /// Has `net/http/pprof` of its own.
+    Served,
 }
 
 /// The ways to build a program.
@@ -68,6 +70,7 @@ impl Program {
             Program::Leaky => "leaky",
             Program::Bench => "bench",
             Program::Crowd => "crowd",
+            Program::Served => "served",
         };
         Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(name)
     }

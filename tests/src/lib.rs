@@ -9,6 +9,8 @@
 //! - [`compare`] holds what the agent says to what the target counted;
 //! - [`matrix`] does that for every Go version and way to build;
 //! - [`crowd`] has a target in every state, and reads dumps of it;
+//! - [`daemon`] runs `parkranger serve`, and [`http`] asks it;
+//! - [`prometheus`] scrapes it as the real one does;
 //! - [`elf`] finds functions by symbol, as little as the two above need;
 //! - [`skip`] makes sure that what could not be tested is known;
 //! - [`bench`] runs benchmarks beside their peers.
@@ -22,10 +24,13 @@ pub mod bench;
 pub mod breakpoints;
 pub mod compare;
 pub mod crowd;
+pub mod daemon;
 pub mod elf;
 pub mod go;
+pub mod http;
 pub mod kernel_count;
 pub mod matrix;
+pub mod prometheus;
 pub mod skip;
 pub mod subject;
 pub mod target;

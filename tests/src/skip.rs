@@ -56,6 +56,35 @@ pub fn agent() -> Result<(), Missing> {
     }
 }
 
+/// The agent, and the tester of API descriptions.
+///
+/// # Errors
+/// What is missing.
+pub fn schemathesis() -> Result<(), Missing> {
+    agent()?;
+    if std::env::var_os("PARKRANGER_SCHEMATHESIS").is_some() {
+        Ok(())
+    } else {
+        Err(Missing("PARKRANGER_SCHEMATHESIS does not name schemathesis".into()))
+    }
+}
+
+/// The agent, and Prometheus to scrape it.
+///
+/// # Errors
+/// What is missing.
+pub fn prometheus() -> Result<(), Missing> {
+    agent()?;
+    for program in ["prometheus", "promtool"] {
+        let there = std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
+        if !there {
+            return Err(Missing(format!("there is no {program}")));
+        }
+    }
+    Ok(())
+}
+
 /// Runs a test if its needs are met; fails with the whole chain of causes.
 #[allow(clippy::panic, reason = "this is how a test fails")]
 pub fn run(test: &str, needs: Result<(), Missing>, body: impl FnOnce() -> anyhow::Result<()>) {

@@ -45,7 +45,7 @@ fn forms(go: &Toolchain) -> Result<()> {
     let count = crowd.gather()?;
     let summary = dumped(crowd.pid(), &["--format", "summary"])?;
     ensure!(summary.starts_with(&format!("goroutine profile: total {count}\n")), "{summary}");
-    ensure!(summary.contains(r#"# labels: {"endpoint":"/api","tenant":"a b"}"#), "{summary}");
+    ensure!(summary.contains(r#"# labels: {"endpoint":"/api", "tenant":"a b"}"#), "{summary}");
     let folded = dumped(crowd.pid(), &["--format", "folded"])?;
     let counts = folded.lines().map(|line| Ok(line.rsplit_once(' ').context("a line")?.1.parse::<u64>()?));
     ensure!(counts.sum::<Result<u64>>()? == count, "{folded}");

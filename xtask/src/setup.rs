@@ -9,6 +9,7 @@ use crate::{
     apt, ebpf,
     go::{self, NEWEST, TESTED},
     paths::{Paths, in_path},
+    schemathesis,
     step::note,
 };
 
@@ -17,7 +18,7 @@ use crate::{
 pub(crate) enum Purpose {
     /// The two compilers and bpf-linker
     Build,
-    /// What build needs, and the Go releases that the tests cover
+    /// What build needs, the Go releases that the tests cover, Prometheus, schemathesis
     Test,
     /// What build needs, and the newest Go
     Demo,
@@ -42,10 +43,15 @@ pub(crate) fn build(paths: &Paths) -> Result<ebpf::Toolchain> {
     ebpf::Toolchain::ensure(paths)
 }
 
-/// For `test`, beyond `build`: the variables that tell the test harness where each Go is.
+/// For `test`, beyond `build`: the variables that tell the test harness where each Go and the API's tester are.
 pub(crate) fn test(paths: &Paths) -> Result<Vec<(String, PathBuf)>> {
     go::ensure_c_compiler(paths)?;
-    TESTED.iter().map(|release| Ok((release.variable(), release.ensure(paths)?))).collect()
+    if in_path("prometheus").is_none() || in_path("promtool").is_none() {
+        apt::ensure(paths, &["prometheus"], "as the tests have a real one scrape parkranger")?;
+    }
+    let schemathesis = (schemathesis::VARIABLE.to_owned(), schemathesis::ensure(paths)?);
+    let go = TESTED.iter().map(|release| Ok((release.variable(), release.ensure(paths)?)));
+    go.chain([Ok(schemathesis)]).collect()
 }
 
 /// For `demo`, beyond `build`: a `go`.

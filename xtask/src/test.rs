@@ -24,7 +24,8 @@ use crate::{
 
 /// Skips that CI accepts: how the harness's line begins, and why that is right. Any other skip fails in CI, so that a
 /// machine which cannot run a test is noticed.
-const ALLOWED_IN_CI: [(&str, &str); 0] = [];
+const ALLOWED_IN_CI: [(&str, &str); 1] =
+    [("serve_deploy::unit_is_sound: there is no systemd-analyze", "a container has no systemd")];
 
 /// What libtest counted, over all test programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -9,6 +9,7 @@ use crate::{
     binary::BinaryError,
     census::CensusError,
     host::HostError,
+    serve::ServeError,
     watch::{WatchError, binaries::Refusal},
 };
 
@@ -45,6 +46,8 @@ pub(super) enum Failure {
     Census { pid: u32, why: CensusError },
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     #[error("{0}")]
     Kernel(String),
     #[error("{0}")]
@@ -61,6 +64,10 @@ pub(super) fn report(done: Result<(), Failure>) -> Exit {
         return Exit::Done;
     }
     eprintln!("parkranger: {failure}");
+    let failure = match failure {
+        Failure::Serve(ServeError::Watch(error)) => Failure::Watch(error),
+        other => other,
+    };
     match failure {
         Failure::NothingToWatch(_) | Failure::Watch(WatchError::Nothing(_)) => Exit::NothingToWatch,
         // The probes were refused by the kernel, not by what the binary is.

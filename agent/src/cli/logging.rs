@@ -2,11 +2,12 @@
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-/// Starts logging at the level of `-v` (0 to 2), or by the filter in PARKRANGER_LOG.
-pub(super) fn init(verbose: u8) {
+/// Starts logging at the level of `-v` (0 to 2), or by the filter in PARKRANGER_LOG. A command that is not `quiet` says
+/// what it does without being asked.
+pub(super) fn init(verbose: u8, quiet: bool) {
     let level = match verbose {
-        0 => LevelFilter::WARN,
-        1 => LevelFilter::INFO,
+        0 if quiet => LevelFilter::WARN,
+        0 | 1 => LevelFilter::INFO,
         _ => LevelFilter::DEBUG,
     };
     let filter =

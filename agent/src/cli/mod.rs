@@ -7,6 +7,7 @@ mod dump;
 mod exit;
 mod logging;
 mod ps;
+mod serve;
 mod target;
 mod top;
 
@@ -40,6 +41,8 @@ enum Command {
     Dump(dump::Options),
     /// List the Go processes of this host: what they are, what bites them, whether they can be watched.
     Ps(ps::Options),
+    /// Watch every Go process of this host, now and later, and answer over HTTP: metrics, pprof profiles, JSON.
+    Serve(serve::Options),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -51,12 +54,14 @@ enum Command {
 #[must_use]
 pub fn run() -> Exit {
     let arguments = Arguments::parse();
-    logging::init(arguments.verbose);
+    let quiet = !matches!(arguments.command, Command::Serve(_));
+    logging::init(arguments.verbose, quiet);
     let done = match arguments.command {
         Command::Top(options) => top::run(options),
         Command::Check(options) => check::run(&options),
         Command::Dump(options) => dump::run(&options),
         Command::Ps(options) => ps::run(&options),
+        Command::Serve(options) => serve::run(options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "parkranger", &mut script);

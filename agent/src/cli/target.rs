@@ -28,7 +28,8 @@ pub(super) struct AttachOptions {
 }
 
 /// `--symbols`.
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Symbols {
     /// gopclntab, and DWARF for what it does not know: C code.
     #[default]
@@ -68,6 +69,6 @@ impl Symbols {
     }
 }
 
-fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
+pub(super) fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
     Ok(Glob::new(pattern)?.compile_matcher())
 }

@@ -77,6 +77,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
         sizes: Sizes::default(),
         audit_every: options.audit_every,
         attach: options.kernel.attach,
+        patient: false,
     };
     let mut watch = Watch::start(Proc::default(), config)?;
     let start = Instant::now();

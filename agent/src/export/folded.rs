@@ -16,14 +16,14 @@ pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut lines: BTreeMap<String, u64> = BTreeMap::new();
     for ((stack, _), group) in dump.by_stack() {
         let calls = stack.map_or(&[][..], |stack| dump.census.stacks.calls(stack));
-        let places: Vec<_> = calls.iter().map(|call| (call, dump.names.place(*call))).collect();
         let mut functions: Vec<String> = Vec::new();
-        for (call, place) in places.iter().rev() {
+        for (call, place, frames) in dump.places(calls).iter().rev() {
             if place.frames.is_empty() {
                 functions.push(format!("{:#x}", call.pc().0));
             }
             // A semicolon or a space would end the name.
-            functions.extend(place.frames.iter().rev().map(|frame| frame.function.replace([';', ' ', '\n'], "_")));
+            let frames = place.frames.get(frames.clone()).unwrap_or_default();
+            functions.extend(frames.iter().rev().map(|frame| frame.function.replace([';', ' ', '\n'], "_")));
         }
         if functions.is_empty() {
             functions.push("[running]".to_owned());

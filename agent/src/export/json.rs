@@ -29,6 +29,9 @@ struct Document<'a> {
     unsettled: Missing,
     sites: Vec<Site>,
     stacks: Vec<Stack>,
+    /// The goid that the next page begins with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<u64>,
     goroutines: Goroutines<'a>,
 }
 
@@ -176,6 +179,7 @@ pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
         },
         sites,
         stacks,
+        next: dump.next,
         goroutines: Goroutines { dump, sites: site_numbers, stacks: stack_numbers },
     };
     serde_json::to_writer(&mut *out, &document)?;

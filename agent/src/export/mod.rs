@@ -1,4 +1,4 @@
-//! One census, written in the forms Go people know.
+//! One census, or one snapshot, written in the forms Go people know.
 //!
 //! | file | form |
 //! |---|---|
@@ -6,21 +6,30 @@
 //! | `summary` | the goroutine profile as text (`debug=1`), with the memory of the stacks |
 //! | `pprof` | the goroutine profile for `go tool pprof` |
 //! | `folded` | one line per stack, for flame graphs |
+//! | `site_profile` | births and parks by creation site, for `go tool pprof` |
+//! | `metrics` | one snapshot for Prometheus |
+//! | `otlp` | the same for OpenTelemetry |
 //! | `json` | everything, for programs (docs/json.md) |
 //!
 //! Nothing here reads a process; names come from its binary.
 
 pub mod folded;
 pub mod json;
+pub mod metrics;
 mod names;
+pub mod otlp;
 pub mod pprof;
 mod profile;
+mod select;
+pub mod site_profile;
 pub mod summary;
+mod tables;
 pub mod text;
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, rc::Rc};
 
 pub use names::{Names, Place};
+pub use select::Selection;
 
 use crate::{
     binary::GoVersion,
@@ -43,6 +52,8 @@ pub struct Dump<'a> {
     pub selected: Vec<usize>,
     /// Whether frames of the runtime itself are written too.
     pub runtime_frames: bool,
+    /// Where the next page begins, if this is one of several: the goid of its first goroutine.
+    pub next: Option<u64>,
 }
 
 /// What is said of the process.
@@ -82,6 +93,24 @@ impl Dump<'_> {
     #[must_use]
     pub fn calls(&self, goroutine: &Goroutine) -> &[CallSite] {
         goroutine.stack.map_or(&[], |stack| self.census.stacks.calls(stack))
+    }
+
+    /// The calls of a stack as profiles have them: with their names, and without what the compiler put in between.
+    fn places(&self, calls: &[CallSite]) -> Vec<(CallSite, Rc<Place>, Range<usize>)> {
+        let mut callee: Option<String> = None;
+        let mut places = Vec::with_capacity(calls.len());
+        for call in calls {
+            let place = self.names.place(*call);
+            // Only the physical function can be in between, and it is the last.
+            let between =
+                place.frames.last().is_some_and(|last| names::is_in_between(last, place.wrapper, callee.as_deref()));
+            let frames = 0..place.frames.len() - usize::from(between);
+            callee = place.frames.last().map(|frame| frame.function.clone());
+            if !(between && frames.is_empty()) {
+                places.push((*call, place, frames));
+            }
+        }
+        places
     }
 
     /// Goroutines with the same stack and labels, counted.

@@ -91,18 +91,23 @@ impl<'a> Names<'a> {
 /// Whether the runtime shows a frame in a dump (`showfuncinfo`, `runtime/traceback.go`): everything but its own insides
 /// and what the compiler put between two functions of the user.
 pub(super) fn is_shown(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bool {
-    let name = frame.function.as_str();
-    let physical_wrapper = wrapper && !frame.inlined;
-    let panicking =
-        callee.is_some_and(|name| matches!(name, "runtime.gopanic" | "runtime.sigpanic" | "runtime.panicwrap"));
-    if physical_wrapper && !panicking {
+    if is_in_between(frame, wrapper, callee) {
         return false;
     }
+    let name = frame.function.as_str();
     match name {
         "runtime.runFinalizers" | "runtime.runCleanups" => true,
         "runtime.gopanic" => callee.is_some(),
         _ => name.contains('.') && name.strip_prefix("runtime.").is_none_or(is_exported),
     }
+}
+
+/// Whether a frame is of what the compiler put between two functions of the user, which neither dumps nor profiles have
+/// (`elideWrapperCalling`, `runtime/traceback.go`): unless it panicked.
+pub(super) fn is_in_between(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bool {
+    let panicking =
+        callee.is_some_and(|name| matches!(name, "runtime.gopanic" | "runtime.sigpanic" | "runtime.panicwrap"));
+    wrapper && !frame.inlined && !panicking
 }
 
 /// Whether a function of the runtime, without the package, is one that users call (`isExportedRuntime`).

@@ -1,25 +1,22 @@
-//! The goroutine profile for `go tool pprof`: profile.proto, gzip-compressed, as `/debug/pprof/goroutine` gives it.
+//! The goroutine profile for `go tool pprof`: profile.proto, gzip-compressed, as `/debug/pprof/goroutine` gives it; or
+//! the difference of two, as its `seconds=N` does.
 //!
 //! Beside the number of goroutines each sample has the size of their stacks. Locations have their names with them, so
 //! the profile is read without the binary.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{self, Write},
-    time::SystemTime,
+    ops::Range,
+    time::Duration,
 };
-
-use flate2::{Compression, write::GzEncoder};
-use prost::Message as _;
 
 use super::{
-    Dump, Group,
-    profile::{Function, Label, Line, Location, Mapping, Profile, Sample, ValueType},
+    Dump, Group, Place,
+    profile::{Label, Location, Mapping, Sample},
+    tables::Tables,
 };
-use crate::{
-    census::{CallSite, Depth, LabelsId, StackId},
-    symbols::Frame,
-};
+use crate::census::{CallSite, Depth, LabelsId, StackId};
 
 /// Writes the profile.
 ///
@@ -27,65 +24,48 @@ use crate::{
 ///
 /// What writing says.
 pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
-    let profile = Builder::new(dump).build();
-    let mut gzip = GzEncoder::new(out, Compression::default());
-    gzip.write_all(&profile.encode_to_vec())?;
-    gzip.finish()?.flush()
+    let mut builder = Builder::new(dump, dump.census.took);
+    builder.add(dump, 1);
+    builder.finish().write(out)
 }
 
-struct Builder<'a> {
-    dump: &'a Dump<'a>,
-    profile: Profile,
-    strings: HashMap<String, i64>,
-    functions: HashMap<(String, String), u64>,
-    locations: HashMap<CallSite, u64>,
+/// Writes what came and went between two censuses of one process: stacks that were more often there before count less
+/// than nothing.
+///
+/// # Errors
+///
+/// What writing says.
+pub fn write_difference(before: &Dump<'_>, after: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
+    let between = after.census.time.duration_since(before.census.time).unwrap_or_default();
+    let mut builder = Builder::new(after, between);
+    builder.add(before, -1);
+    builder.add(after, 1);
+    builder.finish().write(out)
 }
 
-impl<'a> Builder<'a> {
-    fn new(dump: &'a Dump<'a>) -> Self {
-        let mut builder = Self {
-            dump,
-            profile: Profile::default(),
-            strings: HashMap::new(),
-            functions: HashMap::new(),
-            locations: HashMap::new(),
-        };
-        // The first string is empty, by definition.
-        builder.string("");
+/// What makes two samples one: their locations, and their labels as numbers of strings.
+type Key = (Vec<u64>, Vec<(i64, i64)>);
+
+struct Builder {
+    tables: Tables,
+    /// By call, and how many of its frames are shown.
+    locations: HashMap<(CallSite, usize), u64>,
+    samples: BTreeMap<Key, [i64; 2]>,
+}
+
+impl Builder {
+    fn new(dump: &Dump<'_>, duration: Duration) -> Self {
+        let values = [("goroutine", "count"), ("stack", "bytes")];
+        let tables = Tables::new(&values, dump.census.time, duration);
+        let mut builder = Self { tables, locations: HashMap::new(), samples: BTreeMap::new() };
+        builder.mappings(dump);
         builder
-    }
-
-    fn build(mut self) -> Profile {
-        let goroutines = ValueType { r#type: self.string("goroutine"), unit: self.string("count") };
-        let stacks = ValueType { r#type: self.string("stack"), unit: self.string("bytes") };
-        self.profile.sample_type = vec![goroutines, stacks];
-        self.profile.default_sample_type = goroutines.r#type;
-        self.profile.period_type = Some(goroutines);
-        self.profile.period = 1;
-        let since_epoch = self.dump.census.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.profile.time_nanos = i64::try_from(since_epoch.as_nanos()).unwrap_or_default();
-        self.profile.duration_nanos = i64::try_from(self.dump.census.took.as_nanos()).unwrap_or_default();
-        self.mappings();
-        for ((stack, labels), group) in self.dump.by_stack() {
-            self.sample(stack, labels, group);
-        }
-        self.profile
-    }
-
-    fn string(&mut self, text: &str) -> i64 {
-        if let Some(number) = self.strings.get(text) {
-            return *number;
-        }
-        let number = i64::try_from(self.profile.string_table.len()).unwrap_or_default();
-        self.profile.string_table.push(text.to_owned());
-        self.strings.insert(text.to_owned(), number);
-        number
     }
 
     /// The process's code. Names are known for the part that holds the Go runtime; it comes first, as pprof takes the
     /// first for the program.
-    fn mappings(&mut self) {
-        let process = self.dump.process;
+    fn mappings(&mut self, dump: &Dump<'_>) {
+        let process = dump.process;
         let mut mappings: Vec<_> = process.mappings.iter().collect();
         mappings.sort_by_key(|mapping| mapping.path != process.runtime);
         for (id, mapping) in (1..).zip(mappings) {
@@ -95,62 +75,72 @@ impl<'a> Builder<'a> {
                 memory_start: mapping.start.0,
                 memory_limit: mapping.end.0,
                 file_offset: mapping.offset.0,
-                filename: self.string(&mapping.path),
-                build_id: if own { self.string(&process.build_id) } else { 0 },
+                filename: self.tables.string(&mapping.path),
+                build_id: if own { self.tables.string(&process.build_id) } else { 0 },
                 has_functions: own,
                 has_filenames: own,
                 has_line_numbers: own,
                 has_inline_frames: own,
             };
-            self.profile.mapping.push(entry);
+            self.tables.profile.mapping.push(entry);
         }
     }
 
-    fn sample(&mut self, stack: Option<StackId>, labels: LabelsId, group: Group) {
+    fn add(&mut self, dump: &Dump<'_>, sign: i64) {
+        for ((stack, labels), group) in dump.by_stack() {
+            self.sample(dump, stack, labels, group, sign);
+        }
+    }
+
+    fn sample(&mut self, dump: &Dump<'_>, stack: Option<StackId>, labels: LabelsId, group: Group, sign: i64) {
         let (calls, depth) = match stack {
-            Some(stack) => (self.dump.census.stacks.calls(stack), self.dump.census.stacks.depth(stack)),
+            Some(stack) => (dump.census.stacks.calls(stack), dump.census.stacks.depth(stack)),
             None => (&[][..], Depth::Whole),
         };
-        let location_id = calls.iter().map(|call| self.location(*call)).collect();
-        let mut label: Vec<Label> = Vec::new();
-        for (key, value) in self.dump.census.labels.get(labels) {
-            label.push(Label { key: self.string(key), str: self.string(value) });
+        let places = dump.places(calls);
+        let locations =
+            places.iter().map(|(call, place, frames)| self.location(*call, place, frames.clone())).collect();
+        let mut words: Vec<(i64, i64)> = Vec::new();
+        for (key, value) in dump.census.labels.get(labels) {
+            words.push((self.tables.string(key), self.tables.string(value)));
         }
         // What there is no stack of must not look like a stack of no calls.
         if stack.is_none() || depth != Depth::Whole {
             let text = if stack.is_none() { "running" } else { "cut" };
-            label.push(Label { key: self.string("parkranger.stack"), str: self.string(text) });
+            words.push((self.tables.string("parkranger.stack"), self.tables.string(text)));
         }
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let value = vec![number(group.count), number(group.stack_bytes)];
-        self.profile.sample.push(Sample { location_id, value, label });
+        let [count, bytes] = self.samples.entry((locations, words)).or_default();
+        *count = count.saturating_add(sign * number(group.count));
+        *bytes = bytes.saturating_add(sign * number(group.stack_bytes));
     }
 
-    fn location(&mut self, call: CallSite) -> u64 {
-        if let Some(id) = self.locations.get(&call) {
+    fn location(&mut self, call: CallSite, place: &Place, frames: Range<usize>) -> u64 {
+        let key = (call, frames.len());
+        if let Some(id) = self.locations.get(&key) {
             return *id;
         }
         let id = self.locations.len() as u64 + 1;
-        self.locations.insert(call, id);
+        self.locations.insert(key, id);
         // pprof takes addresses of instructions, not of what follows the call.
         let address = call.return_address().0.saturating_sub(1);
         let holds = |mapping: &&Mapping| (mapping.memory_start..mapping.memory_limit).contains(&address);
-        let mapping_id = self.profile.mapping.iter().find(holds).map_or(0, |mapping| mapping.id);
-        let place = self.dump.names.place(call);
-        let line = place.frames.iter().map(|frame| self.line(frame)).collect();
-        self.profile.location.push(Location { id, mapping_id, address, line });
+        let mapping_id = self.tables.profile.mapping.iter().find(holds).map_or(0, |mapping| mapping.id);
+        let frames = place.frames.get(frames).unwrap_or_default().iter();
+        let line = frames.map(|frame| self.tables.line(&frame.function, &frame.file, frame.line)).collect();
+        self.tables.profile.location.push(Location { id, mapping_id, address, line });
         id
     }
 
-    fn line(&mut self, frame: &Frame) -> Line {
-        let key = (frame.function.clone(), frame.file.clone());
-        let next = self.functions.len() as u64 + 1;
-        let function_id = *self.functions.entry(key).or_insert(next);
-        if function_id == next {
-            let name = self.string(&frame.function);
-            let filename = self.string(&frame.file);
-            self.profile.function.push(Function { id: next, name, system_name: name, filename });
-        }
-        Line { function_id, line: i64::from(frame.line) }
+    fn finish(mut self) -> Tables {
+        let samples = self.samples.into_iter().filter(|(_, value)| *value != [0, 0]);
+        self.tables.profile.sample = samples
+            .map(|((location_id, labels), value)| Sample {
+                location_id,
+                value: value.to_vec(),
+                label: labels.into_iter().map(|(key, str)| Label { key, str }).collect(),
+            })
+            .collect();
+        self.tables
     }
 }

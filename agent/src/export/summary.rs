@@ -1,8 +1,12 @@
 //! The goroutine profile as text, as `debug=1` of net/http/pprof prints it, with the memory of the stacks in comments.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    ops::Range,
+    rc::Rc,
+};
 
-use super::Dump;
+use super::{Dump, Place};
 use crate::{
     census::{CallSite, Depth},
     symbols::Frame,
@@ -28,10 +32,12 @@ pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
             write!(out, " {:#x}", call.return_address().0)?;
         }
         writeln!(out)?;
-        let labels: serde_json::Map<String, serde_json::Value> =
-            dump.census.labels.get(labels).map(|(key, value)| (key.to_owned(), value.into())).collect();
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let labels = dump.census.labels.get(labels).map(|(key, value)| format!("{}:{}", quoted(key), quoted(value)));
+        let mut labels: Vec<String> = labels.collect();
+        labels.sort_unstable();
         if !labels.is_empty() {
-            writeln!(out, "# labels: {}", serde_json::Value::from(labels))?;
+            writeln!(out, "# labels: {{{}}}", labels.join(", "))?;
         }
         writeln!(out, "# stacks: {} bytes, {} in use", group.stack_bytes, group.used_bytes)?;
         match stack {
@@ -53,18 +59,20 @@ pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
 fn records(dump: &Dump<'_>, calls: &[CallSite], out: &mut impl Write) -> io::Result<()> {
     let hidden =
         |frame: &Frame| frame.function.starts_with("runtime.") || frame.function.starts_with("internal/runtime/");
-    let places: Vec<_> = calls.iter().map(|call| (*call, dump.names.place(*call))).collect();
-    let all = dump.runtime_frames || places.iter().flat_map(|(_, place)| &place.frames).all(hidden);
+    let places = dump.places(calls);
+    let shown =
+        |place: &Rc<Place>, frames: &Range<usize>| place.frames.get(frames.clone()).unwrap_or_default().to_vec();
+    let all = dump.runtime_frames || places.iter().all(|(_, place, frames)| shown(place, frames).iter().all(hidden));
     let mut show = all;
-    for (call, place) in &places {
+    for (call, place, frames) in &places {
+        let pc = call.pc().0;
         if place.frames.is_empty() {
-            writeln!(out, "#\t{:#x}", call.pc().0)?;
+            writeln!(out, "#\t{pc:#x}")?;
             show = true;
         }
-        for frame in &place.frames {
-            show |= !hidden(frame);
+        for frame in shown(place, frames) {
+            show |= !hidden(&frame);
             if show {
-                let pc = call.pc().0;
                 writeln!(out, "#\t{pc:#x}\t{}+{:#x}\t{}:{}", frame.function, place.offset, frame.file, frame.line)?;
             }
         }

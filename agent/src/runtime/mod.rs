@@ -9,6 +9,7 @@ pub(crate) mod code;
 mod dwarf_layout;
 mod layout;
 mod layouts;
+mod numbers;
 pub(crate) mod scheduler;
 mod settings;
 mod system;
@@ -18,6 +19,7 @@ mod wait_reasons;
 pub(crate) mod waiting;
 
 pub use layout::{Layout, LayoutError, LayoutSource};
+pub use numbers::{NumberPlaces, Numbers};
 pub use settings::{Allowance, Settings};
 pub use system::is_system_goroutine;
 pub use wait_reasons::{WaitReasonError, WaitReasons};

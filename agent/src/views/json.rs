@@ -40,7 +40,8 @@ struct Process<'a> {
     exits: u64,
     parks: u64,
     losses: &'a BTreeMap<&'static str, u64>,
-    sites: Vec<Site<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sites: Option<Vec<Site<'a>>>,
 }
 
 /// How often ledger and census were compared, and by how many goroutines they differed.
@@ -88,15 +89,69 @@ struct Frame<'a> {
 ///
 /// What writing says.
 pub fn write(mut out: impl io::Write, snapshot: &Snapshot) -> io::Result<()> {
+    write_document(&mut out, snapshot, true)
+}
+
+/// Writes a snapshot as one line, without the sites of its processes.
+///
+/// # Errors
+///
+/// What writing says.
+pub fn write_processes(mut out: impl io::Write, snapshot: &Snapshot) -> io::Result<()> {
+    write_document(&mut out, snapshot, false)
+}
+
+fn write_document(out: &mut impl io::Write, snapshot: &Snapshot, sites: bool) -> io::Result<()> {
     let document = Document {
         schema: SCHEMA,
         time: rfc3339(snapshot.time),
-        processes: snapshot.processes.iter().map(process).collect(),
+        processes: snapshot.processes.iter().map(|one| process(one, sites)).collect(),
         losses: &snapshot.losses,
     };
-    serde_json::to_writer(&mut out, &document)?;
+    write_line(out, &document)
+}
+
+fn write_line(out: &mut impl io::Write, document: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, document)?;
     out.write_all(b"\n")?;
     out.flush()
+}
+
+/// Some of the sites of one process.
+#[derive(Serialize)]
+struct SitePage<'a> {
+    schema: u32,
+    time: String,
+    pid: u32,
+    start_time: u64,
+    /// How many sites there are to page through.
+    total: usize,
+    offset: usize,
+    sites: Vec<Site<'a>>,
+}
+
+/// Writes `page`, the sites of `process` from number `offset` on, out of `total`.
+///
+/// # Errors
+///
+/// What writing says.
+pub fn write_sites(
+    mut out: impl io::Write,
+    time: SystemTime,
+    process: &ProcessSnapshot,
+    page: &[&SiteSnapshot],
+    (offset, total): (usize, usize),
+) -> io::Result<()> {
+    let document = SitePage {
+        schema: SCHEMA,
+        time: rfc3339(time),
+        pid: process.pid,
+        start_time: process.start_time,
+        total,
+        offset,
+        sites: page.iter().map(|one| site(one)).collect(),
+    };
+    write_line(&mut out, &document)
 }
 
 /// A time in UTC with milliseconds.
@@ -105,7 +160,7 @@ pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-fn process(process: &ProcessSnapshot) -> Process<'_> {
+fn process(process: &ProcessSnapshot, sites: bool) -> Process<'_> {
     Process {
         pid: process.pid,
         start_time: process.start_time,
@@ -126,7 +181,7 @@ fn process(process: &ProcessSnapshot) -> Process<'_> {
         exits: process.exits,
         parks: process.parks,
         losses: &process.losses,
-        sites: process.sites.iter().map(site).collect(),
+        sites: sites.then(|| process.sites.iter().map(site).collect()),
     }
 }
 

@@ -24,6 +24,21 @@ pub enum Sort {
     Parks,
 }
 
+impl Sort {
+    /// What sites are sorted by, the largest first.
+    #[must_use]
+    pub fn key(self, site: &SiteSnapshot) -> (i64, u64) {
+        let of = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let first = match self {
+            Self::Live => site.live,
+            Self::Births => of(site.births),
+            Self::Exits => of(site.exits),
+            Self::Parks => of(site.parks),
+        };
+        (first, site.births)
+    }
+}
+
 /// How a table is made.
 #[derive(Clone, Copy, Debug)]
 pub struct TableOptions {
@@ -155,9 +170,7 @@ fn render_process(
         .map(|(process, _)| process.sites.iter().map(|site| (site_key(site), site)).collect())
         .unwrap_or_default();
     let mut sites: Vec<&SiteSnapshot> = process.sites.iter().collect();
-    sites.sort_by(|a, b| {
-        site_sort_key(b, options.sort).cmp(&site_sort_key(a, options.sort)).then_with(|| site_key(a).cmp(&site_key(b)))
-    });
+    sites.sort_by(|a, b| options.sort.key(b).cmp(&options.sort.key(a)).then_with(|| site_key(a).cmp(&site_key(b))));
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     let head = ["LIVE", "BIRTHS", "/s", "EXITS", "/s", "PARKS", "/s", "WAITS FOR", "CREATED AT", "STARTS"];
@@ -220,17 +233,6 @@ type SiteKey<'a> = (&'a str, &'a str, u32, &'a str);
 
 fn site_key(site: &SiteSnapshot) -> SiteKey<'_> {
     (&site.function, &site.file, site.line, &site.start_function)
-}
-
-fn site_sort_key(site: &SiteSnapshot, sort: Sort) -> (i64, u64) {
-    let of = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let first = match sort {
-        Sort::Live => site.live,
-        Sort::Births => of(site.births),
-        Sort::Exits => of(site.exits),
-        Sort::Parks => of(site.parks),
-    };
-    (first, site.births)
 }
 
 fn process_key(process: &ProcessSnapshot, sort: Sort) -> (bool, i64) {

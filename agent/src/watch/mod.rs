@@ -86,6 +86,8 @@ pub struct Config {
     pub audit_every: Duration,
     /// How probes are attached; `None` for the best way this kernel has.
     pub attach: Option<Method>,
+    /// No process to watch is no error: there will be some.
+    pub patient: bool,
 }
 
 /// One process under watch.
@@ -192,7 +194,7 @@ impl Watch {
             }
             // Who names a process waits for it: its first line is to have all goroutines.
             watch.take_baselines(window::PATIENCE)?;
-        } else if watch.processes.is_empty() {
+        } else if watch.processes.is_empty() && !watch.config.patient {
             return Err(WatchError::Nothing(watch.nothing_found()));
         }
         Ok(watch)

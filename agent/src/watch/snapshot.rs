@@ -9,6 +9,7 @@ use parkranger_common::{
 
 use super::{Watch, Watchable, Watched, binaries::SiteNames};
 use crate::{
+    address::RuntimeAddr,
     ledger::{Audits, ProcessLedger, Site, Tally},
     runtime::{LayoutSource, is_system_goroutine},
     symbols::Frame,
@@ -62,6 +63,8 @@ pub struct ProcessSnapshot {
     pub user: i64,
     /// Live goroutines of the runtime itself.
     pub system: i64,
+    /// Parks of all sites by wait reason.
+    pub waits: BTreeMap<String, u64>,
     /// Losses by name, also those that are 0.
     pub losses: BTreeMap<&'static str, u64>,
     /// The sites.
@@ -79,6 +82,8 @@ impl ProcessSnapshot {
 /// One site, split by start function.
 #[derive(Clone, Debug)]
 pub struct SiteSnapshot {
+    /// The site. Those of one snapshot are in this order.
+    pub id: Site,
     /// The function with the `go` statement.
     pub function: String,
     /// Its file.
@@ -169,6 +174,7 @@ impl Watch {
             parks,
             user: live_of(false),
             system: live_of(true),
+            waits: waits(&ledger, binary),
             losses: ProcessLoss::ALL
                 .iter()
                 .map(|loss| (loss.name(), ledger.unattributed.losses[*loss as usize]))
@@ -196,12 +202,8 @@ fn site_snapshot(
         None if site.startpc.0 == 0 => String::new(),
         None => format!("(unknown {})", site.startpc),
     };
-    let mut waits = BTreeMap::new();
-    for (reason, parks) in &tally.waits {
-        let name = binary.wait_reasons.name(*reason).map_or_else(|| format!("reason {reason}"), str::to_owned);
-        *waits.entry(name).or_default() += parks;
-    }
     SiteSnapshot {
+        id: site,
         system: is_system_goroutine(&start_function),
         function: created_by.function,
         file: created_by.file,
@@ -211,15 +213,36 @@ fn site_snapshot(
         exits: tally.exits,
         live: tally.live(),
         parks: tally.parks(),
-        waits,
+        waits: named(tally.waits.iter().map(|(reason, parks)| (*reason, *parks)), binary),
         creation_stack,
     }
+}
+
+/// Parks of all sites by wait reason.
+fn waits(ledger: &ProcessLedger, binary: &Watchable) -> BTreeMap<String, u64> {
+    let mut parks = [0u64; 1 << u8::BITS];
+    for (reason, count) in ledger.sites.values().flat_map(|tally| &tally.waits) {
+        parks[usize::from(*reason)] += count;
+    }
+    named((0..=u8::MAX).zip(parks).filter(|(_, count)| *count > 0), binary)
+}
+
+/// Parks with the names of their reasons.
+fn named(waits: impl Iterator<Item = (u8, u64)>, binary: &Watchable) -> BTreeMap<String, u64> {
+    let mut named = BTreeMap::new();
+    for (reason, parks) in waits {
+        let name = binary.wait_reasons.name(reason).map_or_else(|| format!("reason {reason}"), str::to_owned);
+        *named.entry(name).or_default() += parks;
+    }
+    named
 }
 
 /// Events that found no site still belong to the process's totals, so they have a row.
 fn unattributed_row(ledger: &ProcessLedger) -> Option<SiteSnapshot> {
     let lost = &ledger.unattributed;
     (lost.births + lost.exits + lost.parks > 0).then(|| SiteSnapshot {
+        // No code is there: it comes after all sites.
+        id: Site { gopc: RuntimeAddr(u64::MAX), startpc: RuntimeAddr(u64::MAX) },
         function: UNATTRIBUTED.to_owned(),
         file: String::new(),
         line: 0,

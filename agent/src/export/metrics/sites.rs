@@ -1,0 +1,384 @@
+//! Which sites have series of their own, so that there are never more than a cap of them, and what the others sum up to.
+//!
+//! A site gets its own series by having the most live goroutines, the most growth since it was first seen, or the most
+//! births; it keeps them until others need the room. Counters must never fall, and moving a site in or out must not look
+//! like events: a site's own series has what happened while it had one, and `other` the rest. A site that has its own
+//! series from the beginning on, as all have while there is room, has all its events there.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+};
+
+use parkranger_common::counts::ProcessId;
+
+use crate::{
+    ledger::Site,
+    watch::snapshot::{ProcessSnapshot, SiteSnapshot},
+};
+
+/// Counts of a site, or of several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SiteCounts {
+    pub(super) live: i64,
+    pub(super) births: u64,
+    pub(super) exits: u64,
+    pub(super) parks: u64,
+}
+
+impl SiteCounts {
+    fn add(&mut self, more: Self) {
+        self.live += more.live;
+        self.births += more.births;
+        self.exits += more.exits;
+        self.parks += more.parks;
+    }
+
+    /// What came after `earlier`; of live goroutines there is no earlier.
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            live: self.live,
+            births: self.births.saturating_sub(earlier.births),
+            exits: self.exits.saturating_sub(earlier.exits),
+            parks: self.parks.saturating_sub(earlier.parks),
+        }
+    }
+
+    /// Keeps counters from falling below what was said before.
+    fn at_least(self, before: Self) -> Self {
+        Self {
+            live: self.live,
+            births: self.births.max(before.births),
+            exits: self.exits.max(before.exits),
+            parks: self.parks.max(before.parks),
+        }
+    }
+}
+
+impl From<&SiteSnapshot> for SiteCounts {
+    fn from(site: &SiteSnapshot) -> Self {
+        Self { live: site.live, births: site.births, exits: site.exits, parks: site.parks }
+    }
+}
+
+/// The choice of all processes.
+pub struct SiteBook {
+    /// Most sites of one process with series of their own.
+    cap: usize,
+    hasher: RandomState,
+    processes: HashMap<ProcessId, ProcessBook>,
+    round: u64,
+}
+
+/// The sites of one process, for one exposition.
+pub(super) struct Chosen<'a> {
+    pub(super) sites: Vec<(&'a SiteSnapshot, SiteCounts)>,
+    pub(super) other: SiteCounts,
+    /// How many sites `other` is.
+    pub(super) others: usize,
+}
+
+#[derive(Default)]
+struct ProcessBook {
+    round: u64,
+    /// Sites in order, and which of `series` each belongs to: one `go` statement that was inlined into several
+    /// functions is several sites with one name.
+    sites: Vec<(Site, usize)>,
+    by_name: HashMap<u64, usize>,
+    series: Vec<Series>,
+    /// What was in series that are no more.
+    retired: SiteCounts,
+    other: SiteCounts,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Series {
+    /// Now, and at the exposition before.
+    now: SiteCounts,
+    before: SiteCounts,
+    first_live: Option<i64>,
+    /// Where in the snapshot a site of that name is.
+    example: Option<usize>,
+    /// Has its own series since it had these counts.
+    shown_from: Option<SiteCounts>,
+    /// When it was last among the first.
+    wanted: u64,
+}
+
+/// What a site can have most of.
+type Key = fn(&Series) -> i64;
+
+impl SiteBook {
+    /// A book that gives at most `cap` sites of a process their own series.
+    #[must_use]
+    pub fn new(cap: usize) -> Self {
+        Self { cap, hasher: RandomState::new(), processes: HashMap::new(), round: 0 }
+    }
+
+    /// Another cap from the next exposition on.
+    pub fn set_cap(&mut self, cap: usize) {
+        self.cap = cap;
+    }
+
+    /// Begins an exposition.
+    pub(super) fn begin(&mut self) {
+        self.round += 1;
+    }
+
+    /// Ends it: processes that were not in it are forgotten.
+    pub(super) fn end(&mut self) {
+        let round = self.round;
+        self.processes.retain(|_, process| process.round == round);
+    }
+
+    /// Chooses among the sites of a process. They are in order of [`Site`], as the ledger has them.
+    pub(super) fn choose<'a>(&mut self, process: &'a ProcessSnapshot) -> Chosen<'a> {
+        let book = self.processes.entry(process.id).or_default();
+        book.round = self.round;
+        book.take(process, &self.hasher);
+        book.rank(self.cap, self.round);
+        book.expose(process)
+    }
+}
+
+impl ProcessBook {
+    /// Takes in the counts of a snapshot.
+    fn take(&mut self, process: &ProcessSnapshot, hasher: &RandomState) {
+        for series in &mut self.series {
+            (series.before, series.now, series.example) = (series.now, SiteCounts::default(), None);
+        }
+        let known = std::mem::take(&mut self.sites);
+        let mut known = known.into_iter().peekable();
+        let mut sites = Vec::with_capacity(process.sites.len());
+        for (index, site) in process.sites.iter().enumerate() {
+            while known.peek().is_some_and(|(id, _)| *id < site.id) {
+                known.next();
+            }
+            let number = match known.peek() {
+                Some((id, number)) if *id == site.id => *number,
+                _ => self.number(site, hasher),
+            };
+            sites.push((site.id, number));
+            if let Some(series) = self.series.get_mut(number) {
+                series.now.add(site.into());
+                series.example = Some(index);
+            }
+        }
+        self.sites = sites;
+        for series in &mut self.series {
+            series.first_live.get_or_insert(series.now.live);
+        }
+    }
+
+    /// The series of a site not seen before.
+    fn number(&mut self, site: &SiteSnapshot, hasher: &RandomState) -> usize {
+        let name = hasher.hash_one((&site.function, &site.file, site.line, &site.start_function));
+        let next = self.series.len();
+        let number = *self.by_name.entry(name).or_insert(next);
+        if number == next {
+            self.series.push(Series::default());
+        }
+        number
+    }
+
+    /// Says which have series of their own.
+    fn rank(&mut self, cap: usize, round: u64) {
+        let there: Vec<usize> = (0..self.series.len()).filter(|number| self.is_there(*number)).collect();
+        if there.len() <= cap {
+            for number in there {
+                self.want(number, round);
+            }
+        } else {
+            let keys: [Key; 3] = [
+                |series| series.now.live,
+                |series| series.now.live.saturating_sub(series.first_live.unwrap_or_default()),
+                |series| series.now.births.cast_signed(),
+            ];
+            let first = keys.map(|key| self.first(&there, cap, key));
+            // By turns, so that each way of being first has its share of the room.
+            let mut left = cap;
+            for place in 0..cap {
+                for number in first.iter().filter_map(|order| order.get(place)) {
+                    let is_new = self.series.get(*number).is_some_and(|series| series.wanted != round);
+                    if is_new && left > 0 {
+                        left -= 1;
+                        self.want(*number, round);
+                    }
+                }
+            }
+        }
+        self.make_room(cap);
+    }
+
+    /// The `cap` of them that have most of something, most first.
+    fn first(&self, there: &[usize], cap: usize, key: Key) -> Vec<usize> {
+        let place = |number: &usize| (std::cmp::Reverse(self.series.get(*number).map_or(0, key)), *number);
+        let mut order = there.to_vec();
+        if let Some(last) = cap.checked_sub(1).filter(|last| *last < order.len()) {
+            order.select_nth_unstable_by_key(last, place);
+        }
+        order.truncate(cap);
+        order.sort_unstable_by_key(place);
+        order
+    }
+
+    fn is_there(&self, number: usize) -> bool {
+        self.series.get(number).is_some_and(|series| series.example.is_some())
+    }
+
+    fn want(&mut self, number: usize, round: u64) {
+        if let Some(series) = self.series.get_mut(number) {
+            series.wanted = round;
+            // What it had before is in `other` or in a series that is no more.
+            let before = series.before;
+            series.shown_from.get_or_insert(before);
+        }
+    }
+
+    /// Retires the series that were wanted longest ago, and those whose site is gone.
+    fn make_room(&mut self, cap: usize) {
+        let mut shown: Vec<usize> = (0..self.series.len())
+            .filter(|number| self.series.get(*number).is_some_and(|series| series.shown_from.is_some()))
+            .collect();
+        shown.sort_by_key(|number| {
+            let series = self.series.get(*number);
+            std::cmp::Reverse(series.map_or((false, 0), |series| (series.example.is_some(), series.wanted)))
+        });
+        for (place, number) in shown.into_iter().enumerate() {
+            let Some(series) = self.series.get_mut(number) else { continue };
+            if place < cap && series.example.is_some() {
+                continue;
+            }
+            if let Some(from) = series.shown_from.take() {
+                self.retired.add(SiteCounts { live: 0, ..series.before.since(from) });
+            }
+        }
+    }
+
+    fn expose<'a>(&mut self, process: &'a ProcessSnapshot) -> Chosen<'a> {
+        let (mut all, mut own, mut there) = (SiteCounts::default(), self.retired, 0);
+        let mut sites = Vec::new();
+        for series in &self.series {
+            all.add(series.now);
+            there += usize::from(series.example.is_some());
+            let site = series.example.and_then(|index| process.sites.get(index));
+            if let (Some(from), Some(site)) = (series.shown_from, site) {
+                let counts = series.now.since(from);
+                own.add(counts);
+                sites.push((site, counts));
+            }
+        }
+        let other = SiteCounts { live: all.live - own.live, ..all.since(own) };
+        self.other = other.at_least(self.other);
+        Chosen { others: there - sites.len(), sites, other: self.other }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{address::RuntimeAddr, ledger::Audits};
+
+    /// Sites by number, with live goroutines and births.
+    fn process(sites: &[(u64, i64, u64)]) -> ProcessSnapshot {
+        let site = |&(number, live, births): &(u64, i64, u64)| SiteSnapshot {
+            id: Site { gopc: RuntimeAddr(number), startpc: RuntimeAddr(1) },
+            function: format!("main.f{}", number % 1000),
+            file: "/main.go".to_owned(),
+            line: 7,
+            start_function: "main.g".to_owned(),
+            system: false,
+            births,
+            exits: births.saturating_sub(live.unsigned_abs()),
+            live,
+            parks: 0,
+            waits: BTreeMap::new(),
+            creation_stack: Vec::new(),
+        };
+        ProcessSnapshot {
+            id: ProcessId::new(7, 1),
+            pid: 7,
+            start_time: 1,
+            exe: "/x".to_owned(),
+            library: None,
+            go_version: "go1.27.3".to_owned(),
+            layout: String::new(),
+            layout_is_older: false,
+            baseline: true,
+            audits: Audits::default(),
+            ended: false,
+            births: sites.iter().map(|site| site.2).sum(),
+            exits: 0,
+            parks: 0,
+            user: sites.iter().map(|site| site.1).sum(),
+            system: 0,
+            waits: BTreeMap::new(),
+            losses: BTreeMap::new(),
+            sites: sites.iter().map(site).collect(),
+        }
+    }
+
+    /// Births by name, with those of the others.
+    fn births(book: &mut SiteBook, sites: &[(u64, i64, u64)]) -> BTreeMap<String, u64> {
+        let process = process(sites);
+        book.begin();
+        let chosen = book.choose(&process);
+        let mut births: BTreeMap<String, u64> =
+            chosen.sites.iter().map(|(site, counts)| (site.function.clone(), counts.births)).collect();
+        assert_eq!(births.len(), chosen.sites.len(), "no name twice");
+        births.insert("other".to_owned(), chosen.other.births);
+        let live: i64 = chosen.sites.iter().map(|(_, counts)| counts.live).sum();
+        assert_eq!(live + chosen.other.live, process.user, "no goroutine is lost");
+        book.end();
+        births
+    }
+
+    #[test]
+    fn all_have_their_own_while_there_is_room() {
+        let mut book = SiteBook::new(3);
+        let shown = births(&mut book, &[(1, 1, 5), (2, 0, 9), (3, 4, 4)]);
+        assert_eq!(shown, BTreeMap::from([("main.f1", 5), ("main.f2", 9), ("main.f3", 4), ("other", 0)].map(own)));
+    }
+
+    fn own((name, count): (&str, u64)) -> (String, u64) {
+        (name.to_owned(), count)
+    }
+
+    #[test]
+    fn one_statement_inlined_twice_is_one_series() {
+        let mut book = SiteBook::new(3);
+        let shown = births(&mut book, &[(1, 1, 5), (1001, 1, 7)]);
+        assert_eq!(shown, BTreeMap::from([("main.f1", 12), ("other", 0)].map(own)));
+    }
+
+    #[test]
+    fn no_counter_falls_and_every_birth_is_in_exactly_one() {
+        const SITES: u64 = 40;
+        let mut book = SiteBook::new(6);
+        let mut counts: Vec<(u64, i64, u64)> = (1..=SITES).map(|number| (number, 0, number)).collect();
+        let mut before: BTreeMap<String, u64> = BTreeMap::new();
+        let mut increases = 0;
+        let mut total_before = 0;
+        // A fixed sequence without pattern: each round other sites are first.
+        let mut state = 12345u64;
+        for round in 0..200 {
+            for (_, live, births) in &mut counts {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                *births += state >> 60;
+                *live = i64::try_from(state >> 33 & 0xff).unwrap();
+            }
+            let shown = births(&mut book, &counts);
+            assert!(shown.len() <= 7, "{shown:?}");
+            for (name, births) in &shown {
+                let earlier = before.get(name).copied().unwrap_or_default();
+                assert!(*births >= earlier, "round {round}: {name} fell from {earlier} to {births}");
+                increases += births - earlier;
+            }
+            let total: u64 = counts.iter().map(|site| site.2).sum();
+            assert_eq!(increases, total - total_before, "round {round}");
+            (increases, total_before, before) = (0, total, shown);
+        }
+    }
+}

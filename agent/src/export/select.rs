@@ -1,0 +1,55 @@
+//! Which goroutines of a census are written.
+
+use std::collections::HashMap;
+
+use globset::GlobMatcher;
+
+use super::Dump;
+use crate::census::{Goroutine, Origin};
+
+/// What is asked for; everything must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Has all of these labels.
+    pub labels: Vec<(String, String)>,
+    /// Is in this state: a status ("waiting", "running") or a wait reason in the runtime's words.
+    pub state: Option<String>,
+    /// Comes from a site that matches: the function with the `go` statement, its file:line, or the function started.
+    pub site: Option<GlobMatcher>,
+    /// The runtime's own, too.
+    pub system: bool,
+}
+
+impl Selection {
+    /// The goroutines asked for, by their position in the census.
+    #[must_use]
+    pub fn of(&self, dump: &Dump<'_>) -> Vec<usize> {
+        let mut sites: HashMap<Origin, bool> = HashMap::new();
+        let mut wanted = |goroutine: &Goroutine| {
+            let census = dump.census;
+            if census.is_system(goroutine) && !self.system {
+                return false;
+            }
+            let has = |label: &(String, String)| {
+                census.labels.get(goroutine.labels).any(|(key, value)| key == label.0 && value == label.1)
+            };
+            let in_state = |state: &String| goroutine.status.name() == state || dump.state(goroutine) == state.as_str();
+            self.labels.iter().all(has)
+                && self.state.as_ref().is_none_or(in_state)
+                && self.site.as_ref().is_none_or(|glob| {
+                    let origin = census.origin(goroutine);
+                    *sites.entry(origin).or_insert_with(|| site_matches(dump, origin, glob))
+                })
+        };
+        let all = dump.census.goroutines.iter().enumerate();
+        all.filter(|(_, goroutine)| wanted(goroutine)).map(|(index, _)| index).collect()
+    }
+}
+
+fn site_matches(dump: &Dump<'_>, origin: Origin, glob: &GlobMatcher) -> bool {
+    let place = dump.names.creation(origin.gopc);
+    let created_by = place.frames.last();
+    created_by
+        .is_some_and(|frame| glob.is_match(&frame.function) || glob.is_match(format!("{}:{}", frame.file, frame.line)))
+        || glob.is_match(dump.names.start(origin.startpc))
+}

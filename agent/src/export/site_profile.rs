@@ -1,0 +1,133 @@
+//! Profiles by creation site, out of the ledger: births, exits and live goroutines, or parks by wait reason.
+//!
+//! A sample's stack is the site's creation stack as it was first seen, or just the `go` statement where that was before
+//! the attach. Counts are since attach; with an earlier snapshot they are since then.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    profile::{Label, Line, Location, Mapping, Sample},
+    tables::Tables,
+};
+use crate::watch::snapshot::{ProcessSnapshot, SiteSnapshot};
+
+/// What is profiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SiteProfile {
+    /// Births, exits, live goroutines.
+    Births,
+    /// Parks, labelled with the wait reason.
+    Parks,
+}
+
+/// What tells the sites of one process apart.
+type SiteName<'a> = (&'a str, &'a str, u32, &'a str);
+
+fn name(site: &SiteSnapshot) -> SiteName<'_> {
+    (&site.function, &site.file, site.line, &site.start_function)
+}
+
+/// Writes the profile of a process at `time`, or of what happened since it was as `before`.
+///
+/// # Errors
+///
+/// What writing says.
+pub fn write(
+    profile: SiteProfile,
+    process: &ProcessSnapshot,
+    time: SystemTime,
+    before: Option<(&ProcessSnapshot, Duration)>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let values: &[(&str, &str)] = match profile {
+        SiteProfile::Births => &[("births", "count"), ("exits", "count"), ("live", "count")],
+        SiteProfile::Parks => &[("parks", "count")],
+    };
+    let duration = before.map_or(Duration::ZERO, |(_, duration)| duration);
+    let mut builder = Builder { tables: Tables::new(values, time, duration), locations: HashMap::new() };
+    builder.mapping(process.library.as_deref().unwrap_or(&process.exe));
+    let earlier: HashMap<SiteName<'_>, &SiteSnapshot> =
+        before.map(|(before, _)| before.sites.iter().map(|site| (name(site), site)).collect()).unwrap_or_default();
+    for site in &process.sites {
+        builder.site(profile, site, earlier.get(&name(site)).copied());
+    }
+    builder.tables.write(out)
+}
+
+struct Builder {
+    tables: Tables,
+    locations: HashMap<Line, u64>,
+}
+
+/// The one mapping that all locations are in.
+const MAPPING: u64 = 1;
+
+impl Builder {
+    /// Names the binary. Locations have names and no addresses.
+    fn mapping(&mut self, path: &str) {
+        let filename = self.tables.string(path);
+        self.tables.profile.mapping.push(Mapping {
+            id: MAPPING,
+            filename,
+            has_functions: true,
+            has_filenames: true,
+            has_line_numbers: true,
+            has_inline_frames: true,
+            ..Mapping::default()
+        });
+    }
+
+    fn site(&mut self, profile: SiteProfile, site: &SiteSnapshot, before: Option<&SiteSnapshot>) {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        match profile {
+            SiteProfile::Births => {
+                let (births, exits, live) = before.map_or((0, 0, 0), |site| (site.births, site.exits, site.live));
+                let values = [
+                    number(site.births.saturating_sub(births)),
+                    number(site.exits.saturating_sub(exits)),
+                    site.live.saturating_sub(live),
+                ];
+                self.sample(site, values.to_vec(), &[]);
+            }
+            SiteProfile::Parks => {
+                for (reason, parks) in &site.waits {
+                    let earlier = before.and_then(|site| site.waits.get(reason)).copied().unwrap_or_default();
+                    self.sample(site, vec![number(parks.saturating_sub(earlier))], &[("wait reason", reason)]);
+                }
+                // Parks whose reason the kernel side could not keep.
+                let unknown = |site: &SiteSnapshot| site.parks.saturating_sub(site.waits.values().sum());
+                let rest = unknown(site).saturating_sub(before.map_or(0, unknown));
+                self.sample(site, vec![number(rest)], &[("wait reason", "unknown")]);
+            }
+        }
+    }
+
+    fn sample(&mut self, site: &SiteSnapshot, value: Vec<i64>, labels: &[(&str, &str)]) {
+        if value.iter().all(|value| *value == 0) {
+            return;
+        }
+        let location_id = match site.creation_stack.as_slice() {
+            [] => vec![self.location(&site.function, &site.file, site.line)],
+            stack => stack.iter().map(|frame| self.location(&frame.function, &frame.file, frame.line)).collect(),
+        };
+        let start = Some(("starts", site.start_function.as_str())).filter(|(_, start)| !start.is_empty());
+        let label = start.iter().chain(labels);
+        let label = label.map(|(key, value)| Label { key: self.tables.string(key), str: self.tables.string(value) });
+        let label = label.collect();
+        self.tables.profile.sample.push(Sample { location_id, value, label });
+    }
+
+    fn location(&mut self, function: &str, file: &str, line: u32) -> u64 {
+        let line = self.tables.line(function, file, line);
+        let next = self.locations.len() as u64 + 1;
+        let id = *self.locations.entry(line).or_insert(next);
+        if id == next {
+            self.tables.profile.location.push(Location { id, mapping_id: MAPPING, address: 0, line: vec![line] });
+        }
+        id
+    }
+}

@@ -1,0 +1,154 @@
+//! The thread that reads what runtimes say of themselves, once per snapshot.
+//!
+//! A process can make a read of its memory hang for ever (userfaultfd, FUSE): the thread that hangs is left to itself,
+//! another takes its place, and that process is not asked again.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use parkranger_common::counts::ProcessId;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::{debug, info};
+
+use super::state::State;
+use crate::{
+    address::Bias,
+    census::CensusError,
+    host::{Identity, Proc, ProcessMemory},
+    runtime::{NumberPlaces, Numbers},
+    watch::Snapshot,
+};
+
+/// For a few words of memory.
+const READ_WITHIN: Duration = Duration::from_millis(500);
+/// For understanding a binary.
+const UNDERSTAND_WITHIN: Duration = Duration::from_secs(10);
+
+/// Where the numbers of a process are.
+#[derive(Clone)]
+struct Source {
+    identity: Identity,
+    bias: Bias,
+    witness: crate::address::RuntimeAddr,
+    places: Arc<NumberPlaces>,
+}
+
+/// Begins to read.
+pub(super) fn start(state: Arc<State>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut snapshots = state.snapshots();
+        let mut reader = Reader { state, sources: HashMap::new(), worker: None };
+        while snapshots.changed().await.is_ok() {
+            let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
+            let read = spawn_blocking(move || {
+                reader.read(&snapshot);
+                reader
+            });
+            match read.await {
+                Ok(same) => reader = same,
+                Err(error) => {
+                    info!("the runtimes' own numbers are not read any more: {error}");
+                    return;
+                }
+            }
+        }
+    })
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+struct Reader {
+    state: Arc<State>,
+    /// `None` for processes that are not asked, or not again.
+    sources: HashMap<ProcessId, Option<Source>>,
+    worker: Option<mpsc::Sender<Job>>,
+}
+
+impl Reader {
+    fn read(&mut self, snapshot: &Snapshot) {
+        let mut all = HashMap::new();
+        let mut sources = HashMap::new();
+        for process in snapshot.processes.iter().filter(|process| !process.ended) {
+            let known = self.sources.remove(&process.id);
+            let source = known.unwrap_or_else(|| self.source(process.pid, process.start_time));
+            let numbers = source.as_ref().map(|source| self.numbers(source.clone()));
+            match numbers {
+                Some(Ok(numbers)) => {
+                    all.insert(process.id, numbers);
+                    sources.insert(process.id, source);
+                }
+                Some(Err(error)) => {
+                    debug!("process {}: its runtime is not asked again: {error}", process.pid);
+                    sources.insert(process.id, None);
+                }
+                None => drop(sources.insert(process.id, None)),
+            }
+        }
+        self.sources = sources;
+        *self.state.numbers.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+
+    fn source(&mut self, pid: u32, start_time: u64) -> Option<Source> {
+        let state = Arc::clone(&self.state);
+        let find = move || -> Result<Source, CensusError> {
+            let subject = state.subjects.subject(pid)?;
+            let binary = subject.binary();
+            let witness = subject.bias().to_runtime(binary.function_table_address());
+            let places = Arc::new(NumberPlaces::of(binary)?);
+            Ok(Source { identity: subject.identity(), bias: subject.bias(), witness, places })
+        };
+        let found = self.within(UNDERSTAND_WITHIN, find).and_then(|found| found.map_err(io::Error::other));
+        match found {
+            Ok(source) => Some(source)
+                .filter(|source| source.identity.start_time == start_time && *source.places != NumberPlaces::default()),
+            Err(error) => {
+                debug!("process {pid}: its runtime is not asked: {error}");
+                None
+            }
+        }
+    }
+
+    fn numbers(&mut self, source: Source) -> io::Result<Numbers> {
+        let read = move || {
+            let memory = ProcessMemory::open(&Proc::default(), source.identity, source.witness)?;
+            source.places.read(&memory, source.bias)
+        };
+        self.within(READ_WITHIN, read)?.map_err(io::Error::other)
+    }
+
+    /// Has something done by a thread that may never come back.
+    fn within<T: Send + 'static>(
+        &mut self,
+        limit: Duration,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let (answer, answered) = mpsc::channel();
+        let job: Job = Box::new(move || {
+            // Nobody listens any more after the time limit.
+            let _ = answer.send(job());
+        });
+        let worker = match &self.worker {
+            Some(worker) => worker,
+            None => self.worker.insert(worker()?),
+        };
+        let sent = worker.send(job).map_err(|_| io::Error::other("the thread is gone"));
+        let done =
+            sent.and_then(|()| answered.recv_timeout(limit).map_err(|_| io::Error::from(io::ErrorKind::TimedOut)));
+        if done.is_err() {
+            self.worker = None;
+        }
+        done
+    }
+}
+
+fn worker() -> io::Result<mpsc::Sender<Job>> {
+    let (jobs, asked) = mpsc::channel::<Job>();
+    // Not joined, by intent.
+    thread::Builder::new().name("numbers".to_owned()).spawn(move || asked.into_iter().for_each(|job| job()))?;
+    Ok(jobs)
+}

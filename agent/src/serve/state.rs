@@ -1,0 +1,98 @@
+//! What all requests share.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use parkranger_common::counts::ProcessId;
+
+use super::{
+    guard::Token,
+    limits::CensusLimits,
+    metrics::Metrics,
+    problem::Problem,
+    settings::{self, Limits, Settings},
+    watcher::Snapshots,
+};
+use crate::{
+    host::Proc,
+    runtime::Numbers,
+    subject::Subjects,
+    symbols::SymbolSource,
+    watch::{Snapshot, snapshot::ProcessSnapshot},
+};
+
+/// What SIGHUP can change.
+pub(super) struct Live {
+    pub(super) token: Option<Arc<Token>>,
+    pub(super) allowed_hosts: Vec<String>,
+    pub(super) limits: Limits,
+}
+
+pub(super) struct State {
+    live: RwLock<Arc<Live>>,
+    snapshots: Snapshots,
+    pub(super) proc: Proc,
+    pub(super) subjects: Subjects,
+    pub(super) censuses: CensusLimits,
+    pub(super) metrics: Metrics,
+    /// What runtimes say of themselves.
+    pub(super) numbers: Mutex<HashMap<ProcessId, Numbers>>,
+}
+
+impl Live {
+    fn new(settings: &Settings, live: settings::Live) -> Arc<Self> {
+        let Settings { allowed_hosts, limits, .. } = settings;
+        Arc::new(Self { token: live.token, allowed_hosts: allowed_hosts.clone(), limits: *limits })
+    }
+}
+
+impl State {
+    pub(super) fn new(
+        settings: &Settings,
+        live: settings::Live,
+        symbols: SymbolSource,
+        snapshots: Snapshots,
+    ) -> prometheus::Result<Self> {
+        Ok(Self {
+            live: RwLock::new(Live::new(settings, live)),
+            snapshots,
+            proc: Proc::default(),
+            subjects: Subjects::new(Proc::default(), symbols),
+            censuses: CensusLimits::new(settings.limits.censuses),
+            metrics: Metrics::new(settings.site_series)?,
+            numbers: Mutex::default(),
+        })
+    }
+
+    pub(super) fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn reload(&self, settings: &Settings, live: settings::Live) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Live::new(settings, live);
+        self.metrics.set_site_series(settings.site_series);
+    }
+
+    /// The latest snapshot, if there is one yet.
+    pub(super) fn latest(&self) -> Option<Arc<Snapshot>> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// The same, or the answer that there is none.
+    pub(super) fn snapshot(&self) -> Result<Arc<Snapshot>, Problem> {
+        self.latest().ok_or_else(Problem::starting)
+    }
+
+    /// To wait for the next ones.
+    pub(super) fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
+    }
+}
+
+/// The process of a pid in a snapshot: the one that lives, else the one that lived last.
+pub(super) fn process(snapshot: &Snapshot, pid: u32) -> Result<&ProcessSnapshot, Problem> {
+    let of_pid = snapshot.processes.iter().filter(|process| process.pid == pid);
+    of_pid.max_by_key(|process| (!process.ended, process.start_time)).ok_or_else(|| Problem::no_process(pid))
+}

@@ -1,0 +1,128 @@
+//! The thread that owns the watch. It drains, scans and publishes a snapshot per interval; requests only ever read what
+//! it published last, so none of them can hold it up.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{oneshot, watch};
+
+use super::ServeError;
+use crate::{
+    host::Proc,
+    watch::{Config, Snapshot, Watch, WatchError},
+};
+
+/// How often the host is searched for binaries not seen yet.
+const SCAN_EVERY: Duration = Duration::from_secs(2);
+
+/// What was published last; `None` before the first.
+pub(super) type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+
+enum Command {
+    Interval(Duration),
+    Stop,
+}
+
+/// The other end of the thread.
+pub(super) struct Watcher {
+    snapshots: Snapshots,
+    commands: Sender<Command>,
+    end: oneshot::Receiver<Result<(), WatchError>>,
+    /// What `end` said, once it has.
+    has_ended: bool,
+}
+
+/// What can be changed while it runs.
+pub(super) struct Control(Sender<Command>);
+
+impl Control {
+    pub(super) fn set_interval(&self, interval: Duration) {
+        // If the watch has ended there is no interval to change.
+        let _ = self.0.send(Command::Interval(interval));
+    }
+}
+
+impl Watcher {
+    /// Begins to watch.
+    pub(super) fn start(config: Config, interval: Duration) -> io::Result<Self> {
+        let (publish, snapshots) = watch::channel(None);
+        let (commands, asked) = channel();
+        let (tell_end, end) = oneshot::channel();
+        thread::Builder::new().name("watch".to_owned()).spawn(move || {
+            let done = run(config, interval, &publish, &asked);
+            // Nobody may be there any more to hear it.
+            let _ = tell_end.send(done);
+        })?;
+        Ok(Self { snapshots, commands, end, has_ended: false })
+    }
+
+    pub(super) fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
+    }
+
+    pub(super) fn control(&self) -> Control {
+        Control(self.commands.clone())
+    }
+
+    /// Waits for the thread to end by itself, which it does for an error.
+    pub(super) async fn ended(&mut self) -> Result<(), ServeError> {
+        let end = (&mut self.end).await;
+        self.has_ended = true;
+        match end {
+            Ok(done) => Ok(done?),
+            // It says nothing only where it could not: its bug, not a clean end.
+            Err(_) => Err(ServeError::System(io::Error::other("the thread that watches broke off"))),
+        }
+    }
+
+    /// Ends the watch, and waits until its probes are gone.
+    pub(super) async fn stop(mut self) -> Result<(), ServeError> {
+        if self.has_ended {
+            return Ok(());
+        }
+        let _ = self.commands.send(Command::Stop);
+        self.ended().await
+    }
+}
+
+fn run(
+    config: Config,
+    mut interval: Duration,
+    publish: &watch::Sender<Option<Arc<Snapshot>>>,
+    asked: &Receiver<Command>,
+) -> Result<(), WatchError> {
+    let mut watch = Watch::start(Proc::default(), config)?;
+    publish.send_replace(Some(Arc::new(watch.snapshot()?)));
+    let now = Instant::now();
+    let (mut drain_at, mut scan_at, mut show_at) = (now + watch.drain_every(), now + SCAN_EVERY, now + interval);
+    loop {
+        let next = drain_at.min(scan_at).min(show_at);
+        match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(Command::Interval(changed)) => {
+                interval = changed;
+                show_at = Instant::now() + interval;
+            }
+            Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if Instant::now() >= drain_at {
+            watch.drain()?;
+            drain_at = Instant::now() + watch.drain_every();
+        }
+        if Instant::now() >= scan_at {
+            watch.scan()?;
+            scan_at = Instant::now() + SCAN_EVERY;
+        }
+        if Instant::now() >= show_at {
+            publish.send_replace(Some(Arc::new(watch.snapshot()?)));
+            show_at = Instant::now() + interval;
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One process, understood on request and read once, without probes: what `dump` and the HTTP server are made of.
+//!
+//! Any Go process can be a subject, watched or not. What is known of its binary is kept ([`Subjects`]), so that asking
+//! again costs no parsing. Refuses what a census refuses, with [`CensusError`].
+
+mod cache;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    address::Bias,
+    binary::{Binary, BinaryError},
+    census::{Census, CensusError, Detail, Runtime},
+    export::{Dump, Names, ProcessFacts},
+    host::{HostError, Identity, Proc, ProcessMemory},
+    runtime::{Layout, WaitReasons},
+    symbols::{SymbolSource, Symbolizer},
+};
+use cache::Cache;
+
+/// Understands processes, and remembers their binaries.
+pub struct Subjects {
+    proc: Proc,
+    symbols: SymbolSource,
+    known: Cache,
+}
+
+/// What is known of a binary, for all its processes.
+pub struct Understood {
+    binary: Arc<Binary>,
+    layout: Layout,
+    wait_reasons: WaitReasons,
+    symbolizer: Symbolizer,
+}
+
+/// One process, ready to have its goroutines read.
+pub struct Subject {
+    proc: Proc,
+    identity: Identity,
+    bias: Bias,
+    understood: Arc<Understood>,
+    facts: ProcessFacts,
+}
+
+impl Subjects {
+    /// Understands no process yet.
+    #[must_use]
+    pub fn new(proc: Proc, symbols: SymbolSource) -> Self {
+        Self { proc, symbols, known: Cache::default() }
+    }
+
+    /// Understands process `pid`.
+    ///
+    /// # Errors
+    ///
+    /// [`CensusError::Host`], and what is wrong with its binary.
+    pub fn subject(&self, pid: u32) -> Result<Subject, CensusError> {
+        let proc = &self.proc;
+        let identity = proc.identity(pid)?;
+        let exe = proc.executable_path(pid)?.display().to_string();
+        let (understood, bias, file) = self.runtime(pid, &exe)?;
+        let binary = &understood.binary;
+        let build_id = binary.gnu_build_id().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
+        let facts = ProcessFacts {
+            pid,
+            start_time: identity.start_time,
+            go_version: binary.go_version().clone(),
+            prints_labels: prints_labels(binary),
+            mappings: proc.code_mappings(pid)?,
+            build_id: build_id.unwrap_or_default(),
+            exe,
+            runtime: file,
+        };
+        Ok(Subject { proc: proc.clone(), identity, bias, understood, facts })
+    }
+
+    /// The Go runtime of a process: its executable, else the first Go library among its code, with how far it was moved
+    /// and its path.
+    fn runtime(&self, pid: u32, exe: &str) -> Result<(Arc<Understood>, Bias, String), CensusError> {
+        let proc = &self.proc;
+        let understand = |file| self.known.understand(file, exe, self.symbols);
+        let not_loaded = || BinaryError::Unsupported { what: "program headers that are not loaded with the program" };
+        let refusal = match understand(proc.open_executable(pid)?) {
+            Ok(understood) => {
+                let headers = understood.binary.program_headers_address().ok_or_else(not_loaded)?;
+                return Ok((understood, proc.bias(pid, headers)?, exe.to_owned()));
+            }
+            Err(why) => why,
+        };
+        if !matches!(refusal, CensusError::Binary(BinaryError::NotElf | BinaryError::NotGo)) {
+            return Err(refusal);
+        }
+        for mapping in proc.code_mappings(pid)? {
+            let found = proc.open_mapping(pid, &mapping).map_err(CensusError::from).and_then(understand);
+            let Ok(understood) = found else { continue };
+            if let Some(bias) = understood.binary.bias_of_mapping(mapping.start, mapping.end, mapping.offset) {
+                return Ok((understood, bias, mapping.path));
+            }
+        }
+        Err(refusal)
+    }
+}
+
+/// Whether the runtime prints labels in its own dumps: from Go 1.27 on, unless the main module is older.
+fn prints_labels(binary: &Binary) -> bool {
+    let version = binary.go_version();
+    let settings = binary.build_info().map(|info| info.settings.as_slice()).unwrap_or_default();
+    let off = settings.iter().any(|(key, value)| key == "DefaultGODEBUG" && value.contains("tracebacklabels=0"));
+    (version.major, version.minor) >= (1, 27) && !off
+}
+
+impl Subject {
+    /// Which process it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// How far its binary was moved when it was loaded.
+    #[must_use]
+    pub fn bias(&self) -> Bias {
+        self.bias
+    }
+
+    /// The binary that holds its runtime.
+    #[must_use]
+    pub fn binary(&self) -> &Arc<Binary> {
+        &self.understood.binary
+    }
+
+    /// Names of its addresses.
+    #[must_use]
+    pub fn names(&self) -> Names<'_> {
+        Names::new(&self.understood.binary, &self.understood.symbolizer, self.bias)
+    }
+
+    /// A census of it in words, nothing selected yet.
+    #[must_use]
+    pub fn dump<'a>(&'a self, census: &'a Census, names: &'a Names<'a>) -> Dump<'a> {
+        Dump {
+            census,
+            names,
+            wait_reasons: &self.understood.wait_reasons,
+            process: &self.facts,
+            selected: Vec::new(),
+            runtime_frames: false,
+            next: None,
+        }
+    }
+
+    /// Takes a census in a thread of its own: a target can make any read of its memory hang (userfaultfd, FUSE), and then
+    /// only the end of this process ends it. `guard` is dropped when that thread ends, which may be never.
+    ///
+    /// # Errors
+    ///
+    /// [`CensusError`]; [`CensusError::HeldBack`] after `timeout`.
+    pub fn census(&self, detail: Detail, timeout: Duration, guard: impl Send + 'static) -> Result<Census, CensusError> {
+        let (sender, receiver) = mpsc::channel();
+        let (proc, identity, bias) = (self.proc.clone(), self.identity, self.bias);
+        let (binary, layout) = (Arc::clone(&self.understood.binary), self.understood.layout.clone());
+        let witness = bias.to_runtime(binary.function_table_address());
+        let read = move || {
+            let census = ProcessMemory::open(&proc, identity, witness)
+                .map_err(CensusError::from)
+                .and_then(|memory| Runtime::find(&memory, binary, bias, layout)?.census(&memory, detail));
+            drop(guard);
+            // Nobody listens any more after the time limit.
+            let _ = sender.send(census);
+        };
+        thread::Builder::new()
+            .name("census".to_owned())
+            .spawn(read)
+            .map_err(|error| HostError::Unreadable { path: PathBuf::from("census thread"), why: error.to_string() })?;
+        receiver
+            .recv_timeout(timeout)
+            .unwrap_or(Err(CensusError::HeldBack { pid: identity.pid, seconds: timeout.as_secs() }))
+    }
+}
