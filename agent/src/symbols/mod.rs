@@ -5,10 +5,11 @@
 //! | `gopclntab` | the runtime's own table: every Go binary, Go code only |
 //! | `dwarf` | debug information, through gimli: also the C code of a cgo binary |
 //!
-//! Both give the same frames for Go code, and a test holds them to it. So [`SymbolSource::Auto`] asks gopclntab, which costs nothing to open, and DWARF for what that does not know: inflating
-//! the debug information of a 65 MB program took 110 ms and 37 MiB, for the same names. Names are the runtime's
-//! (`main.spawn[...]`, where DWARF spells the type arguments out), files are as the compiler recorded them. Nothing is
-//! read before it is asked for, and what is kept is bounded.
+//! Both give the same frames for Go code, and a test holds them to it. So [`SymbolSource::Auto`] asks gopclntab, which
+//! costs nothing to open, and DWARF for what that does not know: inflating the debug information of a 65 MB program took
+//! 110 ms and 37 MiB, for the same names. Names are the runtime's (`main.spawn[...]`, where DWARF spells the type
+//! arguments out), files are as the compiler recorded them. Nothing is read before it is asked for, and what is kept is
+//! bounded.
 
 #![warn(clippy::indexing_slicing)]
 
