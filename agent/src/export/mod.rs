@@ -30,6 +30,7 @@ use std::{borrow::Cow, collections::BTreeMap, ops::Range, rc::Rc};
 
 pub use names::{Names, Place};
 pub use select::Selection;
+pub(crate) use select::matches_statement;
 
 use crate::{
     binary::GoVersion,

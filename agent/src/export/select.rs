@@ -21,6 +21,13 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// A label out of `KEY=VALUE`.
+    #[must_use]
+    pub fn label(text: &str) -> Option<(String, String)> {
+        let (key, value) = text.split_once('=')?;
+        Some((key.to_owned(), value.to_owned()))
+    }
+
     /// The goroutines asked for, by their position in the census.
     #[must_use]
     pub fn of(&self, dump: &Dump<'_>) -> Vec<usize> {
@@ -49,7 +56,11 @@ impl Selection {
 fn site_matches(dump: &Dump<'_>, origin: Origin, glob: &GlobMatcher) -> bool {
     let place = dump.names.creation(origin.gopc);
     let created_by = place.frames.last();
-    created_by
-        .is_some_and(|frame| glob.is_match(&frame.function) || glob.is_match(format!("{}:{}", frame.file, frame.line)))
+    created_by.is_some_and(|frame| matches_statement(glob, &frame.function, &frame.file, frame.line))
         || glob.is_match(dump.names.start(origin.startpc))
+}
+
+/// Whether a pattern means a `go` statement: by its function, or by its file:line.
+pub(crate) fn matches_statement(glob: &GlobMatcher, function: &str, file: &str, line: u32) -> bool {
+    glob.is_match(function) || glob.is_match(format!("{file}:{line}"))
 }

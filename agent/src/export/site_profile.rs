@@ -13,7 +13,10 @@ use super::{
     profile::{Label, Line, Location, Mapping, Sample},
     tables::Tables,
 };
-use crate::watch::snapshot::{ProcessSnapshot, SiteSnapshot};
+use crate::{
+    ledger::Site,
+    watch::snapshot::{ProcessSnapshot, SiteSnapshot},
+};
 
 /// What is profiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +25,6 @@ pub enum SiteProfile {
     Births,
     /// Parks, labelled with the wait reason.
     Parks,
-}
-
-/// What tells the sites of one process apart.
-type SiteName<'a> = (&'a str, &'a str, u32, &'a str);
-
-fn name(site: &SiteSnapshot) -> SiteName<'_> {
-    (&site.function, &site.file, site.line, &site.start_function)
 }
 
 /// Writes the profile of a process at `time`, or of what happened since it was as `before`.
@@ -50,10 +46,10 @@ pub fn write(
     let duration = before.map_or(Duration::ZERO, |(_, duration)| duration);
     let mut builder = Builder { tables: Tables::new(values, time, duration), locations: HashMap::new() };
     builder.mapping(process.library.as_deref().unwrap_or(&process.exe));
-    let earlier: HashMap<SiteName<'_>, &SiteSnapshot> =
-        before.map(|(before, _)| before.sites.iter().map(|site| (name(site), site)).collect()).unwrap_or_default();
+    let earlier: HashMap<Site, &SiteSnapshot> =
+        before.map(|(before, _)| before.sites.iter().map(|site| (site.id, site)).collect()).unwrap_or_default();
     for site in &process.sites {
-        builder.site(profile, site, earlier.get(&name(site)).copied());
+        builder.site(profile, site, earlier.get(&site.id).copied());
     }
     builder.tables.write(out)
 }
@@ -129,5 +125,30 @@ impl Builder {
             self.tables.profile.location.push(Location { id, mapping_id: MAPPING, address: 0, line: vec![line] });
         }
         id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use flate2::read::GzDecoder;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::{export::profile::Profile, watch::snapshot::testing::process};
+
+    #[test]
+    fn a_difference_is_by_site_even_where_two_have_one_name() {
+        let before = process(&[(1, 100, 100), (1001, 3, 3)]);
+        let after = process(&[(1, 110, 110), (1001, 4, 4)]);
+        let mut written = Vec::new();
+        let earlier = Some((&before, Duration::from_secs(1)));
+        write(SiteProfile::Births, &after, SystemTime::UNIX_EPOCH, earlier, &mut written).unwrap();
+        let mut bytes = Vec::new();
+        GzDecoder::new(written.as_slice()).read_to_end(&mut bytes).unwrap();
+        let profile = Profile::decode(bytes.as_slice()).unwrap();
+        let values: Vec<&[i64]> = profile.sample.iter().map(|sample| sample.value.as_slice()).collect();
+        assert_eq!(values, [[10, 0, 10], [1, 0, 1]]);
     }
 }

@@ -256,3 +256,48 @@ fn unattributed_row(ledger: &ProcessLedger) -> Option<SiteSnapshot> {
         creation_stack: Vec::new(),
     })
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A process with these sites: number, live goroutines, births. Numbers 1000 apart are `go` statements of one name, as
+    /// one that was inlined into two functions.
+    pub(crate) fn process(sites: &[(u64, i64, u64)]) -> ProcessSnapshot {
+        let site = |&(number, live, births): &(u64, i64, u64)| SiteSnapshot {
+            id: Site { gopc: RuntimeAddr(number), startpc: RuntimeAddr(1) },
+            function: format!("main.f{}", number % 1000),
+            file: "/main.go".to_owned(),
+            line: 7,
+            start_function: "main.g".to_owned(),
+            system: false,
+            births,
+            exits: births.saturating_sub(live.unsigned_abs()),
+            live,
+            parks: 0,
+            waits: BTreeMap::new(),
+            creation_stack: Vec::new(),
+        };
+        ProcessSnapshot {
+            id: ProcessId::new(7, 1),
+            pid: 7,
+            start_time: 1,
+            exe: "/x".to_owned(),
+            library: None,
+            go_version: "go1.27.3".to_owned(),
+            layout: String::new(),
+            layout_is_older: false,
+            baseline: true,
+            audits: Audits::default(),
+            ended: false,
+            births: sites.iter().map(|site| site.2).sum(),
+            exits: 0,
+            parks: 0,
+            user: sites.iter().map(|site| site.1).sum(),
+            system: 0,
+            waits: BTreeMap::new(),
+            losses: BTreeMap::new(),
+            sites: sites.iter().map(site).collect(),
+        }
+    }
+}
