@@ -20,7 +20,7 @@ pub(super) struct Options {
     #[command(flatten)]
     target: TargetOptions,
     #[command(flatten)]
-    kernel: AttachOptions,
+    attach: AttachOptions,
     /// Print one object of JSON.
     #[arg(long)]
     json: bool,
@@ -28,7 +28,7 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let proc = Proc::default();
-    let kernel = kernel_report(&proc, options.kernel.attach);
+    let kernel = kernel_report(&proc, options.attach.method);
     let target = options.target.target();
     let targets = target_reports(&proc, &target, options)?;
     let report = Report::new(kernel, targets);

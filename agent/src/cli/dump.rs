@@ -9,9 +9,12 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use globset::{Glob, GlobMatcher};
+use globset::GlobMatcher;
 
-use super::{exit::Failure, target::Symbols};
+use super::{
+    exit::Failure,
+    target::{Symbols, glob},
+};
 use crate::{
     census::{Census, CensusError, Detail},
     export::{self, Dump, Selection},
@@ -80,12 +83,7 @@ impl Format {
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
-    Ok(Glob::new(pattern)?.compile_matcher())
+    Selection::label(text).ok_or_else(|| "a label is KEY=VALUE".to_owned())
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {

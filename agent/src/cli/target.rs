@@ -23,8 +23,8 @@ pub(super) struct TargetOptions {
 #[derive(Clone, Debug, Args)]
 pub(super) struct AttachOptions {
     /// How probes are attached; default is the best way this kernel has.
-    #[arg(long, value_enum, value_name = "METHOD")]
-    pub(super) attach: Option<Method>,
+    #[arg(long = "attach", value_enum, value_name = "METHOD")]
+    pub(super) method: Option<Method>,
 }
 
 /// `--symbols`.

@@ -19,11 +19,9 @@ use crate::{
     host::Proc,
     kernel::Sizes,
     views::{Sort, TableOptions, json, table},
-    watch::{Config, Snapshot, Watch},
+    watch::{Config, SCAN_EVERY, Snapshot, Watch},
 };
 
-/// How often the host is searched for binaries not seen yet.
-const SCAN_EVERY: Duration = Duration::from_secs(2);
 /// Shortest interval: below it the agent would do nothing but read.
 const SHORTEST: Duration = Duration::from_millis(50);
 
@@ -32,7 +30,7 @@ pub(super) struct Options {
     #[command(flatten)]
     target: TargetOptions,
     #[command(flatten)]
-    kernel: AttachOptions,
+    attach: AttachOptions,
     /// Time between two tables or lines: 500ms, 2s, 1m.
     #[arg(short, long, default_value = "1s", value_parser = duration)]
     interval: Duration,
@@ -76,7 +74,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
         symbols: options.target.symbols(),
         sizes: Sizes::default(),
         audit_every: options.audit_every,
-        attach: options.kernel.attach,
+        attach: options.attach.method,
         patient: false,
     };
     let mut watch = Watch::start(Proc::default(), config)?;

@@ -68,9 +68,7 @@ pub(super) async fn sites(
 }
 
 fn matches(site: &SiteSnapshot, glob: &GlobMatcher) -> bool {
-    glob.is_match(&site.function)
-        || glob.is_match(format!("{}:{}", site.file, site.line))
-        || glob.is_match(&site.start_function)
+    export::matches_statement(glob, &site.function, &site.file, site.line) || glob.is_match(&site.start_function)
 }
 
 /// Has JSON written by a thread that may take its time.
@@ -101,13 +99,9 @@ pub(super) async fn goroutines(
 }
 
 fn selection(params: &Params) -> Result<Selection, Problem> {
-    let mut labels = Vec::new();
-    for label in params.all("label") {
-        let (key, value) = label.split_once('=').ok_or_else(|| Problem::bad("label: KEY=VALUE"))?;
-        labels.push((key.to_owned(), value.to_owned()));
-    }
+    let label = |text| Selection::label(text).ok_or_else(|| Problem::bad("label: KEY=VALUE"));
     Ok(Selection {
-        labels,
+        labels: params.all("label").map(label).collect::<Result<_, _>>()?,
         state: params.one("state")?.map(str::to_owned),
         site: params.glob("site")?,
         system: params.parsed("system")?.unwrap_or(false),

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, PoisonError, mpsc},
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use tracing::{debug, info};
 
 use super::state::State;
 use crate::{
-    address::Bias,
+    address::{Bias, RuntimeAddr},
     census::CensusError,
     host::{Identity, Proc, ProcessMemory},
     runtime::{NumberPlaces, Numbers},
@@ -34,7 +34,7 @@ const UNDERSTAND_WITHIN: Duration = Duration::from_secs(10);
 struct Source {
     identity: Identity,
     bias: Bias,
-    witness: crate::address::RuntimeAddr,
+    witness: RuntimeAddr,
     places: Arc<NumberPlaces>,
 }
 
@@ -90,7 +90,7 @@ impl Reader {
             }
         }
         self.sources = sources;
-        *self.state.numbers.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        self.state.set_numbers(all);
     }
 
     fn source(&mut self, pid: u32, start_time: u64) -> Option<Source> {

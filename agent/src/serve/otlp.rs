@@ -65,10 +65,9 @@ async fn body(
 ) -> Result<Vec<u8>, Problem> {
     let (state, book) = (Arc::clone(state), Arc::clone(book));
     made(move || {
-        let numbers = state.numbers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
         book.set_cap(state.metrics.site_series());
-        let families = families(&snapshot, &numbers, &mut book);
+        let families = families(&snapshot, &state.numbers(), &mut book);
         let host = rustix::system::uname();
         let host = host.nodename().to_string_lossy();
         let attributes =

@@ -9,23 +9,26 @@ use axum::{
     http::{HeaderMap, HeaderValue, Uri, header},
     response::Response,
 };
+use parkranger_common::counts::ProcessId;
 use tokio::time::sleep;
 
 use super::{
     guard::Peer,
     params::{Params, pid},
     problem::Problem,
-    reading::{LONGEST, Read, Reply, answer, made, pass, read},
+    reading::{Read, Reply, answer, made, pass, read},
     state::{State, process},
 };
 use crate::{
     census::Detail,
     export::{self, Dump, Selection, site_profile, site_profile::SiteProfile},
-    watch::Snapshot,
+    watch::{Snapshot, snapshot::ProcessSnapshot},
 };
 
 const PROFILE: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// The longest time between two readings that are compared.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// What is asked for. Parameters that Go does not know either are let pass, as Go does.
 struct Asked {
@@ -154,20 +157,22 @@ async fn by_site(state: &State, profile: SiteProfile, of: &str, uri: &Uri) -> Re
         (SiteProfile::Parks, true) => "parks-delta",
     };
     let bytes = made(move || {
-        let same = |snapshot: &Snapshot| snapshot.processes.iter().find(|process| process.id == id).cloned();
-        let process = same(&now).ok_or_else(|| Problem::no_process(asked.pid))?;
+        let process = same(&now, id).ok_or_else(|| Problem::no_process(asked.pid))?;
         let earlier = before
             .as_ref()
-            .and_then(|before| Some((same(before)?, now.time.duration_since(before.time).unwrap_or_default())));
-        let earlier = earlier.as_ref().map(|(process, between)| (process, *between));
+            .and_then(|before| Some((same(before, id)?, now.time.duration_since(before.time).unwrap_or_default())));
         let mut bytes = Vec::new();
-        site_profile::write(profile, &process, now.time, earlier, &mut bytes)
+        site_profile::write(profile, process, now.time, earlier, &mut bytes)
             .map_err(|error| Problem::internal(error.to_string()))?;
         Ok::<_, Problem>(bytes)
     });
     let mut response = Response::new(bytes.await??.into());
     *response.headers_mut() = attachment(name);
     Ok(response)
+}
+
+fn same(snapshot: &Snapshot, id: ProcessId) -> Option<&ProcessSnapshot> {
+    snapshot.processes.iter().find(|process| process.id == id)
 }
 
 /// The first snapshot that is `between` later than `first`.

@@ -1,6 +1,6 @@
 //! Reads the goroutines of a process for a request, in a thread that may wait, within the limits.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use axum::{
     body::Body,
@@ -120,6 +120,3 @@ pub(super) fn whole(content_type: &'static str, bytes: impl Into<Body>) -> Respo
 pub(super) async fn made<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
     spawn_blocking(make).await.map_err(|error| Problem::internal(format!("the answer failed: {error}")))
 }
-
-/// The longest time between two readings that are compared.
-pub(super) const LONGEST: Duration = Duration::from_secs(300);

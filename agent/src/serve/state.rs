@@ -38,7 +38,7 @@ pub(super) struct State {
     pub(super) censuses: CensusLimits,
     pub(super) metrics: Metrics,
     /// What runtimes say of themselves.
-    pub(super) numbers: Mutex<HashMap<ProcessId, Numbers>>,
+    numbers: Mutex<HashMap<ProcessId, Numbers>>,
 }
 
 impl Live {
@@ -83,6 +83,15 @@ impl State {
     /// The same, or the answer that there is none.
     pub(super) fn snapshot(&self) -> Result<Arc<Snapshot>, Problem> {
         self.latest().ok_or_else(Problem::starting)
+    }
+
+    /// What runtimes said of themselves last.
+    pub(super) fn numbers(&self) -> HashMap<ProcessId, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_numbers(&self, numbers: HashMap<ProcessId, Numbers>) {
+        *self.numbers.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
     }
 
     /// To wait for the next ones.

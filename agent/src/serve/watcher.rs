@@ -16,11 +16,8 @@ use tokio::sync::{oneshot, watch};
 use super::ServeError;
 use crate::{
     host::Proc,
-    watch::{Config, Snapshot, Watch, WatchError},
+    watch::{Config, SCAN_EVERY, Snapshot, Watch, WatchError},
 };
-
-/// How often the host is searched for binaries not seen yet.
-const SCAN_EVERY: Duration = Duration::from_secs(2);
 
 /// What was published last; `None` before the first.
 pub(super) type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;

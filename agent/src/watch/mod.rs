@@ -149,6 +149,9 @@ impl Refused {
     }
 }
 
+/// How often to call [`Watch::scan`].
+pub const SCAN_EVERY: Duration = Duration::from_secs(2);
+
 /// Scans between two looks at a process without Go, at most: a library loaded late is found within two minutes.
 const LONGEST_WAIT: u32 = 64;
 

@@ -12,7 +12,7 @@ use std::{
 
 use super::binaries::Watchable;
 use crate::{
-    address::{Bias, VirtAddr},
+    address::Bias,
     census::{CensusError, Runtime},
     host::{Identity, Proc, ProcessMemory},
 };
@@ -39,8 +39,7 @@ pub(super) fn prove(proc: &Proc, identity: Identity, bias: Bias, watchable: &Wat
     let (sender, answer) = mpsc::channel();
     let (proc, binary, layout) = (proc.clone(), Arc::clone(&watchable.binary), watchable.layout.clone());
     let read = move || {
-        // The function table is mapped as long as the program runs.
-        let witness = bias.to_runtime(VirtAddr(binary.table().address));
+        let witness = bias.to_runtime(binary.function_table_address());
         let mut proof = Proof::Open("it was not tried".to_owned());
         for _ in 0..TRIES {
             proof = match ProcessMemory::open(&proc, identity, witness) {
