@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::agent::{Output, binary, run_to_end, signal};
+use crate::go::{Program, Toolchain, Variant};
 use crate::http::{Response, get, get_ok};
 use crate::target::Target;
 
@@ -194,6 +195,16 @@ pub fn refused<I: IntoIterator<Item: AsRef<OsStr>>>(args: I) -> Result<Output> {
     let mut command = Command::new(binary()?);
     command.arg("serve").args(args);
     run_to_end(command)
+}
+
+/// Starts the program with profiles of its own, and a daemon with `args` that watches it.
+///
+/// # Errors
+/// When either cannot be started.
+pub fn serve(go: &Toolchain, variant: Variant, args: &[&str]) -> Result<(Served, Daemon)> {
+    let program = go.build(Program::Served, variant)?.path;
+    let served = Served::start(&program)?;
+    Ok((served, Daemon::start_with(&program, args)?))
 }
 
 /// The program with profiles of its own: see `programs/served/main.go`.

@@ -72,7 +72,7 @@ impl Program {
             Program::Crowd => "crowd",
             Program::Served => "served",
         };
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(name)
+        programs().join(name)
     }
 }
 
@@ -177,8 +177,10 @@ impl Toolchain {
         let version = self.run(fixtures, &program.directory(), &["version"])?;
         let mut hasher = DefaultHasher::new();
         (&version, program, variant).hash(&mut hasher);
-        for source in sources(&program.directory())? {
-            (source.file_name(), fs::read(&source)?).hash(&mut hasher);
+        for directory in [program.directory(), programs().join("talk")] {
+            for source in sources(&directory)? {
+                (source.file_name(), fs::read(&source)?).hash(&mut hasher);
+            }
         }
         let name = format!("{program:?}-{variant:?}-1.{}-{:016x}", self.minor, hasher.finish()).to_lowercase();
         let path = fixtures.join(name);
@@ -264,6 +266,11 @@ fn fixtures() -> Result<PathBuf> {
         .map_or_else(|| std::env::temp_dir().join("parkranger-fixtures"), PathBuf::from);
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     Ok(fs::canonicalize(directory)?)
+}
+
+/// Where the sources are; `talk` is what they share.
+fn programs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
 }
 
 fn sources(directory: &Path) -> Result<Vec<PathBuf>> {

@@ -5,7 +5,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use parkranger_tests::daemon::{Daemon, Served, Stats};
+use parkranger_tests::daemon::{Daemon, Served, Stats, serve};
 use parkranger_tests::go::{Program, Toolchain, Variant, with_go};
 use parkranger_tests::on_every_go;
 use parkranger_tests::prometheus::{Prometheus, check_metrics, deploy, promtool};
@@ -62,9 +62,7 @@ fn runtimes_of_themselves(go: &Toolchain) -> Result<()> {
 #[test]
 fn conventions_and_cardinality() {
     with_go("serve_metrics::conventions_and_cardinality", 27, prometheus, |go| {
-        let program = go.build(Program::Served, Variant::Plain)?.path;
-        let mut served = Served::start(&program)?;
-        let daemon = Daemon::start_with(&program, &["--site-series", "6"])?;
+        let (mut served, daemon) = serve(go, Variant::Plain, &["--site-series", "6"])?;
         served.ask("leak 40")?;
         let process = daemon.wait_until(served.pid(), "leaking", |process| process["births"].as_u64() >= Some(40))?;
         daemon.ok(&format!("/pids/{}/debug/pprof/goroutine", served.pid()))?;
@@ -83,9 +81,7 @@ fn conventions_and_cardinality() {
 #[test]
 fn prometheus_scrapes_it() {
     with_go("serve_metrics::prometheus_scrapes_it", 27, prometheus, |go| {
-        let program = go.build(Program::Served, Variant::Plain)?.path;
-        let mut served = Served::start(&program)?;
-        let daemon = Daemon::start(&program)?;
+        let (mut served, daemon) = serve(go, Variant::Plain, &[])?;
         let stats = served.ask("leak 25")?;
         let rest = |process: &Value| {
             process["goroutines"]["user"].as_i64() == Some(stats.goroutines) && process["births"].as_u64() >= Some(25)

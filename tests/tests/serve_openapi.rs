@@ -7,17 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use parkranger_tests::daemon::{Daemon, Served};
-use parkranger_tests::go::{Program, Variant, with_go};
+use parkranger_tests::daemon::serve;
+use parkranger_tests::go::{Variant, with_go};
 use parkranger_tests::skip::schemathesis;
 
 #[test]
 fn answers_are_as_described() {
     with_go("serve_openapi::answers_are_as_described", 27, schemathesis, |go| {
-        let program = go.build(Program::Served, Variant::Plain)?.path;
-        let mut served = Served::start(&program)?;
-        // Its requests come from one client, and fast.
-        let daemon = Daemon::start(&program)?;
+        let (mut served, daemon) = serve(go, Variant::Plain, &[])?;
         served.ask("leak 5")?;
         daemon.wait_until(served.pid(), "leaking", |process| process["births"].as_u64() >= Some(5))?;
         let directory = tempfile::tempdir()?;

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use parkranger_tests::crowd::goroutines;
-use parkranger_tests::daemon::{Daemon, Served};
-use parkranger_tests::go::{Program, Toolchain, Variant, with_go};
+use parkranger_tests::daemon::serve;
+use parkranger_tests::go::{Toolchain, Variant, with_go};
 use parkranger_tests::http::get_ok;
 use parkranger_tests::on_every_go;
 use parkranger_tests::skip::agent;
@@ -23,9 +23,7 @@ const SERVING: [&str; 3] = ["net/http.(*conn)", "net/http.(*connReader)", "main.
 /// `go tool pprof` sees them; and the same dump.
 fn own_profiles_agree(go: &Toolchain) -> Result<()> {
     for variant in [Variant::Plain, Variant::Stripped, Variant::Pie] {
-        let program = go.build(Program::Served, variant)?.path;
-        let served = Served::start(&program)?;
-        let daemon = Daemon::start(&program)?;
+        let (served, daemon) = serve(go, variant, &[])?;
         let profiles = format!("/pids/{}/debug/pprof", served.pid());
         let differ = |ours: &dyn Debug, own: &dyn Debug| format!("{variant:?}: it says\n{own:#?}\nand we\n{ours:#?}");
 
@@ -84,9 +82,7 @@ fn dump(text: &str) -> Result<BTreeMap<u64, Vec<String>>> {
 #[test]
 fn pprof_opens_every_profile() {
     with_go("serve_profiles::pprof_opens_every_profile", 27, agent, |go| {
-        let program = go.build(Program::Served, Variant::Plain)?.path;
-        let mut served = Served::start(&program)?;
-        let daemon = Daemon::start(&program)?;
+        let (mut served, daemon) = serve(go, Variant::Plain, &[])?;
         served.ask("leak 7")?;
         daemon.wait_until(served.pid(), "leaking", |process| process["births"].as_u64() >= Some(7))?;
         let old = Toolchain::find(21).map_err(|missing| anyhow::anyhow!(missing.0))?;
@@ -125,9 +121,7 @@ fn pprof_opens_every_profile() {
 #[test]
 fn differences() {
     with_go("serve_profiles::differences", 27, agent, |go| {
-        let program = go.build(Program::Served, Variant::Plain)?.path;
-        let mut served = Served::start(&program)?;
-        let daemon = Daemon::start(&program)?;
+        let (mut served, daemon) = serve(go, Variant::Plain, &[])?;
         for name in ["goroutine", "births"] {
             let url = daemon.profile(served.pid(), &format!("{name}?seconds=2"));
             let tool = go.clone();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use parkranger_tests::breakpoints::changed_offsets;
-use parkranger_tests::daemon::{Daemon, Served, refused};
+use parkranger_tests::daemon::{Daemon, Served, refused, serve};
 use parkranger_tests::go::{Program, Variant, with_go};
 use parkranger_tests::http::{get, get_with, raw};
 use parkranger_tests::skip::{self, agent};
@@ -130,9 +130,7 @@ fn tls() {
 #[test]
 fn host_header() {
     with_go("serve_safety::host_header", 27, agent, |go| {
-        let program = go.build(Program::Served, Variant::Plain)?.path;
-        let served = Served::start(&program)?;
-        let daemon = Daemon::start_with(&program, &["--allow-host", "proxy.example"])?;
+        let (served, daemon) = serve(go, Variant::Plain, &["--allow-host", "proxy.example"])?;
         let ask = |host: &str| -> Result<u16> {
             let path = format!("/api/v1/processes/{}/sites", served.pid());
             Ok(get_with(daemon.address(), &path, &[("Host", host)])?.status)
@@ -163,9 +161,7 @@ fn host_header() {
 #[test]
 fn garbage() {
     with_go("serve_safety::garbage", 27, agent, |go| {
-        let program = go.build(Program::Served, Variant::Plain)?.path;
-        let served = Served::start(&program)?;
-        let daemon = Daemon::start(&program)?;
+        let (served, daemon) = serve(go, Variant::Plain, &[])?;
         let pid = served.pid();
         let sites = format!("/api/v1/processes/{pid}/sites");
         let goroutines = format!("/api/v1/processes/{pid}/goroutines");

@@ -1,3 +1,7 @@
 module crowd
 
 go 1.19
+
+require talk v0.0.0
+
+replace talk => ../talk

@@ -16,39 +16,19 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"os"
 	"runtime"
 	"runtime/pprof"
 	"strconv"
-	"strings"
 	"time"
+
+	"talk"
 )
 
-type answer map[string]interface{}
+type answer = talk.Answer
 
-func main() {
-	out := json.NewEncoder(os.Stdout)
-	lines := bufio.NewScanner(os.Stdin)
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
-		if len(words) == 0 {
-			continue
-		}
-		if words[0] == "quit" {
-			return
-		}
-		reply, err := obey(words[0], words[1:])
-		if err != nil {
-			reply = answer{"error": err.Error()}
-		}
-		if err := out.Encode(reply); err != nil {
-			os.Exit(1)
-		}
-	}
-}
+func main() { talk.Obey(obey) }
 
 func obey(command string, args []string) (answer, error) {
 	switch {
