@@ -324,15 +324,8 @@ impl Governor {
 
     fn level(&mut self, binary: FileId, now: Instant) -> &mut Level {
         let pinned = self.first != Fidelity::Full;
-        let first = Level {
-            fidelity: self.first,
-            share: most_share(),
-            since: now,
-            up: false,
-            hold: HOLD,
-            steps: 0,
-            pinned,
-        };
+        let first =
+            Level { fidelity: self.first, share: most_share(), since: now, up: false, hold: HOLD, steps: 0, pinned };
         self.levels.entry(binary).or_insert(first)
     }
 

@@ -56,9 +56,8 @@ pub(super) fn for_each(
         #[allow(unsafe_code, reason = "no library offers this call")]
         // SAFETY: the kernel reads and writes the attributes, at most `count` keys and values of the map's own sizes,
         // which are those given, and at most eight bytes of a position.
-        let result = unsafe {
-            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attributes, size_of::<Attributes>())
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attributes, size_of::<Attributes>()) };
         let error = (result != 0).then(io::Error::last_os_error);
         let code = error.as_ref().and_then(io::Error::raw_os_error);
         if code == Some(libc::ENOSPC) && room < MOST {
