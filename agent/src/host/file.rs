@@ -16,6 +16,14 @@ pub struct FileId {
     inode: u64,
 }
 
+impl FileId {
+    /// The file with that number on that device.
+    #[must_use]
+    pub const fn of(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
+}
+
 /// What tells a file from an earlier one with the same inode, and from itself before it was written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileVersion {
@@ -37,7 +45,7 @@ impl FileSource {
     /// Whatever `fstat` says.
     pub fn new(file: Arc<File>) -> io::Result<(Self, FileId)> {
         let metadata = file.metadata()?;
-        let id = FileId { device: metadata.dev(), inode: metadata.ino() };
+        let id = FileId::of(metadata.dev(), metadata.ino());
         let version = FileVersion { len: metadata.len(), changed: (metadata.ctime(), metadata.ctime_nsec()) };
         Ok((Self { file, version }, id))
     }

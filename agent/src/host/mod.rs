@@ -4,6 +4,7 @@
 //! - [`file`]: a binary's bytes without mapping them,
 //! - [`mapping`]: the code in its memory,
 //! - [`memory`]: what is in a process's memory, read while it runs,
+//! - `clock`: the CPU time of a process, and the agent's own,
 //! - [`cgroup`]: its container or unit, and its limits,
 //! - [`environment`]: what its Go runtime was told at the start.
 //!
@@ -11,6 +12,7 @@
 
 mod batch;
 pub mod cgroup;
+mod clock;
 pub mod environment;
 pub mod file;
 pub mod mapping;
@@ -19,6 +21,7 @@ pub mod process;
 
 pub use batch::Batch;
 pub use cgroup::{Cgroup, Limits};
+pub use clock::{cpu_time_ns, thread_cpu_time_ns};
 pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};
