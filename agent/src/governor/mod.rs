@@ -30,7 +30,8 @@ pub use account::{Account, Hits, Reading};
 use crate::{host::FileId, kernel::HitCosts};
 
 /// How much is recorded of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fidelity {
     /// No probes: live goroutines from censuses alone.
     Census,
@@ -69,10 +70,10 @@ impl Budget {
     /// One per cent.
     pub const DEFAULT: Self = Self(0.01);
 
-    /// In per cent.
+    /// As a share of the process's CPU time.
     #[must_use]
-    pub fn percent(self) -> f64 {
-        self.0 * 100.0
+    pub fn share(self) -> f64 {
+        self.0
     }
 }
 
@@ -177,9 +178,20 @@ impl Governor {
         self.budget
     }
 
+    /// Changes it.
+    pub fn set_budget(&mut self, budget: Option<Budget>) {
+        self.budget = budget;
+    }
+
     /// What one hit costs here, once that was measured.
     pub fn calibrated(&mut self, costs: HitCosts) {
         self.costs = costs;
+    }
+
+    /// What one hit costs here.
+    #[must_use]
+    pub fn costs(&self) -> HitCosts {
+        self.costs
     }
 
     /// What is recorded of a binary.

@@ -21,7 +21,7 @@ pub mod process;
 
 pub use batch::Batch;
 pub use cgroup::{Cgroup, Limits};
-pub use clock::{cpu_time_ns, thread_cpu_time_ns};
+pub use clock::{cpu_time_ns, thread_cpu_time_ns, ticks_since_boot};
 pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};

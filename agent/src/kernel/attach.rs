@@ -63,14 +63,29 @@ impl Drop for Removal {
 }
 
 impl Kernel {
-    /// Attaches `probes` to the inode of `binary` for every process that maps it, now or later.
+    /// Whether all probes of one binary can be told apart by the way that probes are attached here.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`].
+    pub fn accept(&self, name: &str, probes: &[Probe]) -> Result<(), KernelError> {
+        // Programs without a cookie take this flag from the process's word, so all probes of a binary must share it.
+        let differ = probes.windows(2).any(|two| two[0].word.skips_taken() != two[1].word.skips_taken());
+        if self.method == Method::PerfPlain && differ {
+            let why = "its probes differ in a way that needs attach cookies (kernel 5.15)".to_owned();
+            return Err(KernelError::Attach { path: name.to_owned(), why });
+        }
+        Ok(())
+    }
+
+    /// Attaches `probes`, all of a binary's or some, to the inode of `binary` for every process that maps it, now or later.
     ///
     /// The kernel is given the open file, not a path: whatever a container does to the path, the probes are in the file
     /// that was read. `name` is for the error.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Attach`]; then no probe of the binary is left attached.
+    /// [`KernelError::Attach`]; then none of them is left attached.
     pub fn attach(&mut self, binary: &File, name: &str, probes: &[Probe]) -> Result<Attachment, KernelError> {
         let groups: Vec<(&'static str, Vec<&Probe>)> = match self.method {
             Method::UprobeMulti => vec![(names::SCHEDULER_MULTI, probes.iter().collect())],
@@ -82,12 +97,6 @@ impl Kernel {
                     .collect()
             }
         };
-        // Programs without a cookie take this flag from the process's word, so all probes of a binary must share it.
-        let differ = probes.windows(2).any(|two| two[0].word.skips_taken() != two[1].word.skips_taken());
-        if self.method == Method::PerfPlain && differ {
-            let why = "its probes differ in a way that needs attach cookies (kernel 5.15)".to_owned();
-            return Err(KernelError::Attach { path: name.to_owned(), why });
-        }
         let mut attachment = Attachment { links: Vec::new() };
         for (program, probes) in groups {
             if probes.is_empty() {

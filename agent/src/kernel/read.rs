@@ -4,7 +4,7 @@ use std::{os::fd::AsFd as _, time::Instant};
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuHashMap},
     util::nr_cpus,
 };
 use parkranger_common::{
@@ -86,20 +86,15 @@ impl Kernel {
     }
 
     /// Empties the ring buffer: what is told of processes and sites, and births and exits of the open window.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Map`].
-    pub fn records(&mut self) -> Result<(Vec<Record>, Vec<Life>), KernelError> {
-        let mut ring: RingBuf<_> = self.map_mut(names::EVENTS)?;
+    pub fn records(&mut self) -> (Vec<Record>, Vec<Life>) {
         let (mut records, mut lives) = (Vec::new(), Vec::new());
-        while let Some(item) = ring.next() {
+        while let Some(item) = self.ring.next() {
             match Life::parse(&item) {
                 Some(life) => lives.push(life),
                 None => records.extend(Record::parse(&item)),
             }
         }
-        Ok((records, lives))
+        (records, lives)
     }
 
     /// The counts of one process's sites alone.

@@ -12,6 +12,9 @@
 //!
 //! The kernel goes on to count while probes are placed and taken off around a window. Those parks are in its totals and
 //! would be counted twice: per cycle, the estimate takes the place of whatever was counted in it.
+//!
+//! Counting slows the process down while it lasts. A window stands for the time in which the process would have done the
+//! same unwatched: its length without the part of the CPU time that counting took.
 
 use std::{
     collections::HashMap,
@@ -56,6 +59,12 @@ pub struct Missing {
 }
 
 impl Missing {
+    /// Whether every number is exact.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.has_all_lives() && self.has_all_parks()
+    }
+
     /// Whether births and exits are complete.
     #[must_use]
     pub fn has_all_lives(&self) -> bool {
@@ -94,17 +103,31 @@ impl Gap {
 struct Cycle {
     began: Instant,
     at_begin: ParkCounts,
-    /// How long the window was and what it saw, once it is over.
-    window: Option<(Duration, ParkCounts)>,
+    /// CPU time of the process when it began, in ns.
+    cpu_ns: u64,
+    window: Option<SampleWindow>,
 }
+
+/// A window that is over.
+#[derive(Clone, Debug)]
+struct SampleWindow {
+    length: Duration,
+    /// How long it would have been if nothing had been counted.
+    unwatched: Duration,
+    seen: ParkCounts,
+}
+
+/// A process's own part of its CPU time is not taken to be less: what counting costs is known on the average only.
+const LEAST_OWN_PART: f64 = 0.1;
 
 impl Cycle {
     /// What is to be added to a count of `now` for its estimate.
     fn excess(&self, key: &(Site, u8), count: u64, now: Instant) -> f64 {
-        let Some((length, seen)) = &self.window else { return 0.0 };
+        let Some(window) = &self.window else { return 0.0 };
         let began = self.at_begin.get(key).copied().unwrap_or_default();
-        let cycles = now.saturating_duration_since(self.began).as_secs_f64() / length.as_secs_f64();
-        let estimate = seen.get(key).copied().unwrap_or_default() as f64 * cycles.max(1.0);
+        let after = now.saturating_duration_since(self.began).saturating_sub(window.length);
+        let cycles = 1.0 + after.as_secs_f64() / window.unwatched.as_secs_f64();
+        let estimate = window.seen.get(key).copied().unwrap_or_default() as f64 * cycles;
         estimate - count.saturating_sub(began) as f64
     }
 }
@@ -132,14 +155,14 @@ impl Estimate {
         self.parks.set(recording.parks == Parks::None, now);
     }
 
-    /// A window begins: every park is counted, and `counts` are those until now.
-    pub fn begin(&mut self, counts: ParkCounts, now: Instant) {
+    /// A window begins: every park is counted, and `counts` are those until now. `cpu_ns`: CPU time of the process.
+    pub fn begin(&mut self, counts: ParkCounts, cpu_ns: u64, now: Instant) {
         self.finish(&counts, now);
-        self.cycle = Some(Cycle { began: now, at_begin: counts, window: None });
+        self.cycle = Some(Cycle { began: now, at_begin: counts, cpu_ns, window: None });
     }
 
-    /// The window ends. How many parks it saw, and how long it was.
-    pub fn close(&mut self, counts: &ParkCounts, now: Instant) -> Option<(u64, Duration)> {
+    /// The window ends; counting one park took `park_ns`. How many it saw, and how long it would have been unwatched.
+    pub fn close(&mut self, counts: &ParkCounts, cpu_ns: u64, park_ns: f64, now: Instant) -> Option<(u64, Duration)> {
         let cycle = self.cycle.as_mut()?;
         let length = now.saturating_duration_since(cycle.began);
         if length.is_zero() || cycle.window.is_some() {
@@ -150,9 +173,12 @@ impl Estimate {
             .map(|(key, count)| (*key, count - cycle.at_begin.get(key).copied().unwrap_or(0).min(*count)))
             .filter(|(_, count)| *count > 0)
             .collect();
-        let parks = seen.values().sum();
-        cycle.window = Some((length, seen));
-        Some((parks, length))
+        let parks: u64 = seen.values().sum();
+        let used = cpu_ns.saturating_sub(cycle.cpu_ns) as f64;
+        let own = if used > 0.0 { (1.0 - parks as f64 * park_ns / used).clamp(LEAST_OWN_PART, 1.0) } else { 1.0 };
+        let unwatched = length.mul_f64(own);
+        cycle.window = Some(SampleWindow { length, unwatched, seen });
+        Some((parks, unwatched))
     }
 
     fn finish(&mut self, counts: &ParkCounts, now: Instant) {
@@ -160,9 +186,9 @@ impl Estimate {
         for (key, count) in counts {
             *self.excess.entry(*key).or_default() += cycle.excess(key, *count, now);
         }
-        if let Some((length, _)) = cycle.window {
+        if let Some(window) = cycle.window {
             self.sampled += now.saturating_duration_since(cycle.began);
-            self.in_windows += length;
+            self.in_windows += window.length;
         }
     }
 
@@ -170,9 +196,9 @@ impl Estimate {
     #[must_use]
     pub fn missing(&self, now: Instant) -> Missing {
         let (mut sampled, mut in_windows) = (self.sampled, self.in_windows);
-        if let Some(Cycle { began, window: Some((length, _)), .. }) = &self.cycle {
-            sampled += now.saturating_duration_since(*began).max(*length);
-            in_windows += *length;
+        if let Some(Cycle { began, window: Some(window), .. }) = &self.cycle {
+            sampled += now.saturating_duration_since(*began).max(window.length);
+            in_windows += window.length;
         }
         Missing {
             lives_for: self.lives.until(now),
@@ -225,14 +251,14 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let mut estimate = Estimate::default();
         // 1000 were all counted; then 20 ms of a steady 10 per ms are, and 30 more while the probe comes and goes.
-        estimate.begin(counts(1000), at(0));
-        assert_eq!(estimate.close(&counts(1200), at(20)), Some((200, Duration::from_millis(20))));
+        estimate.begin(counts(1000), 0, at(0));
+        assert_eq!(estimate.close(&counts(1200), 0, 0.0, at(20)), Some((200, Duration::from_millis(20))));
         assert_eq!(shown(&estimate, 1200, at(20)).0, 1200);
         assert_eq!(shown(&estimate, 1230, at(500)).0, 6000);
-        estimate.begin(counts(1230), at(1000));
+        estimate.begin(counts(1230), 0, at(1000));
         assert_eq!(shown(&estimate, 1230, at(1000)).0, 11_000);
         // Nothing happens in the second cycle.
-        estimate.close(&counts(1230), at(1020));
+        estimate.close(&counts(1230), 0, 0.0, at(1020));
         let (parks, missing) = shown(&estimate, 1230, at(2000));
         assert_eq!(parks, 11_000);
         assert!((missing.window_share.unwrap() - 0.02).abs() < 1e-9);
@@ -240,12 +266,27 @@ mod tests {
     }
 
     #[test]
+    fn a_window_that_counting_slowed_down_stands_for_less_time() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut estimate = Estimate::default();
+        estimate.begin(counts(0), 5_000_000, at(0));
+        // Of 20 ms of CPU time, counting 20 000 parks took 15.
+        let seen = estimate.close(&counts(20_000), 25_000_000, 750.0, at(20));
+        assert_eq!(seen, Some((20_000, Duration::from_millis(5))));
+        assert_eq!(shown(&estimate, 20_000, at(1020)).0, 20_000 + 1000 * 4000);
+        let mut cheap = Estimate::default();
+        cheap.begin(counts(0), 0, at(0));
+        assert_eq!(cheap.close(&counts(9), 1, 1e9, at(20)), Some((9, Duration::from_millis(2))), "bounded");
+    }
+
+    #[test]
     fn what_is_counted_after_sampling_is_added() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut estimate = Estimate::default();
-        estimate.begin(counts(0), at(0));
-        estimate.close(&counts(10), at(10));
+        estimate.begin(counts(0), 0, at(0));
+        estimate.close(&counts(10), 0, 0.0, at(10));
         estimate.record(Recording { lives: true, parks: Parks::All }, &counts(12), at(1000));
         assert_eq!(shown(&estimate, 12 + 5, at(5000)).0, 1005);
         assert_eq!(estimate.missing(at(5000)).parks_for, Duration::ZERO);

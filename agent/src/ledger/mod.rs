@@ -139,6 +139,8 @@ pub struct Ledger {
     processes: BTreeMap<ProcessId, ProcessLedger>,
     baselines: BTreeMap<ProcessId, Baseline>,
     estimates: BTreeMap<ProcessId, Estimate>,
+    /// Those of processes that ended, with everything that was known of them.
+    closed: BTreeMap<ProcessId, ProcessLedger>,
     /// When the counters were read.
     at: Option<Instant>,
 }
@@ -167,6 +169,9 @@ impl Ledger {
     /// The ledger of a process; an empty one where nothing was counted yet.
     #[must_use]
     pub fn process(&self, id: ProcessId) -> ProcessLedger {
+        if let Some(closed) = self.closed.get(&id) {
+            return closed.clone();
+        }
         let mut process = self.processes.get(&id).cloned().unwrap_or_default();
         if let Some(baseline) = self.baselines.get(&id) {
             process.baseline = baseline.is_known();
@@ -189,23 +194,30 @@ impl Ledger {
         }
     }
 
-    /// From `now` on every park of these processes is counted, for a short time.
-    pub fn begin_window(&mut self, ids: &[ProcessId], waits: &[(WaitKey, u64)], now: Instant) {
-        for (id, counts) in by_process(ids, waits) {
-            self.estimates.entry(id).or_default().begin(counts, now);
+    /// From `now` on every park of these processes is counted, for a short time. Each comes with its CPU time in ns.
+    pub fn begin_window(&mut self, used: &[(ProcessId, u64)], waits: &[(WaitKey, u64)], now: Instant) {
+        let ids: Vec<ProcessId> = used.iter().map(|(id, _)| *id).collect();
+        let mut counts = by_process(&ids, waits);
+        for (id, cpu_ns) in used {
+            let counts = counts.remove(id).unwrap_or_default();
+            self.estimates.entry(*id).or_default().begin(counts, *cpu_ns, now);
         }
     }
 
-    /// That time is over. How many parks of each process it saw, and how long it was.
+    /// That time is over; counting one park took `park_ns`. How many parks of each process it saw, and how long it would
+    /// have been unwatched.
     pub fn close_window(
         &mut self,
-        ids: &[ProcessId],
+        used: &[(ProcessId, u64)],
         waits: &[(WaitKey, u64)],
+        park_ns: f64,
         now: Instant,
     ) -> Vec<(ProcessId, u64, Duration)> {
-        let seen = by_process(ids, waits).into_iter().filter_map(|(id, counts)| {
-            let (parks, length) = self.estimates.get_mut(&id)?.close(&counts, now)?;
-            Some((id, parks, length))
+        let ids: Vec<ProcessId> = used.iter().map(|(id, _)| *id).collect();
+        let counts = by_process(&ids, waits);
+        let seen = used.iter().filter_map(|(id, cpu_ns)| {
+            let (parks, length) = self.estimates.get_mut(id)?.close(counts.get(id)?, *cpu_ns, park_ns, now)?;
+            Some((*id, parks, length))
         });
         seen.collect()
     }
@@ -243,6 +255,18 @@ impl Ledger {
 
     /// Forgets a process that is gone for good.
     pub fn forget(&mut self, id: ProcessId) {
+        self.closed.remove(&id);
+        self.drop_state(id);
+    }
+
+    /// A process has ended and its last counters were applied: nothing changes its ledger any more.
+    pub fn close(&mut self, id: ProcessId) {
+        let last = self.process(id);
+        self.drop_state(id);
+        self.closed.insert(id, last);
+    }
+
+    fn drop_state(&mut self, id: ProcessId) {
         self.processes.remove(&id);
         self.baselines.remove(&id);
         self.estimates.remove(&id);

@@ -195,6 +195,20 @@ impl Binaries {
         outcome
     }
 
+    /// The binary with this number in its probes' words.
+    pub(super) fn by_number(&self, number: u32) -> Option<(FileId, Arc<Watchable>)> {
+        self.known.iter().find_map(|(id, known)| {
+            let watchable = known.outcome.as_ref().ok()?;
+            (watchable.word.binary() == number).then(|| (*id, Arc::clone(watchable)))
+        })
+    }
+
+    /// Forgets a binary that nobody runs.
+    pub(super) fn forget(&mut self, id: FileId) {
+        self.known.remove(&id);
+        self.libraries.retain(|_, library| library.as_ref().ok() != Some(&id));
+    }
+
     /// A watchable binary.
     #[must_use]
     pub fn get(&self, id: FileId) -> Option<Arc<Watchable>> {
