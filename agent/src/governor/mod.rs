@@ -131,7 +131,7 @@ struct Level {
     fidelity: Fidelity,
     /// Share of the time that parks are counted in, if they are sampled.
     share: f64,
-    /// When it stepped last, and whether that was up.
+    /// When it stepped last, and whether that was up; a new one came up from nothing.
     since: Instant,
     up: bool,
     hold: Duration,
@@ -207,7 +207,7 @@ impl Governor {
         Some(SAMPLE.div_f64(level.share.max(least_share())).clamp(MOST_FREQUENT, RAREST))
     }
 
-    /// Whether a step up is so fresh that its cost should be looked at soon.
+    /// Whether a step up, or a new binary, is so fresh that its cost should be looked at soon.
     #[must_use]
     pub fn is_on_trial(&self, now: Instant) -> bool {
         const TRIAL: Duration = Duration::from_millis(300);
@@ -337,7 +337,7 @@ impl Governor {
     fn level(&mut self, binary: FileId, now: Instant) -> &mut Level {
         let pinned = self.first != Fidelity::Full;
         let first =
-            Level { fidelity: self.first, share: most_share(), since: now, up: false, hold: HOLD, steps: 0, pinned };
+            Level { fidelity: self.first, share: most_share(), since: now, up: true, hold: HOLD, steps: 0, pinned };
         self.levels.entry(binary).or_insert(first)
     }
 

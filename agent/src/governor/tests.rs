@@ -1,4 +1,4 @@
-//! The governor against processes that run as recorded: rates that real programs were seen to have, replayed.
+//! The governor against processes with rates that real programs have.
 
 use super::*;
 
@@ -10,11 +10,11 @@ struct Program {
     parks: f64,
 }
 
-/// Recorded on a two-CPU machine, per second: an HTTP server under load, two goroutines that hand a value to and fro, a
-/// program that does nothing but start goroutines, an idle server.
+/// Per second: an HTTP server under load (its order of magnitude), `pingpong` and `spawn` of tests/programs/load as
+/// measured untraced on a two-CPU machine, and an idle server (its order of magnitude).
 const SERVER: Program = Program { cpu_ns: 1.1e9, births: 60.0, parks: 52_000.0 };
-const PING_PONG: Program = Program { cpu_ns: 1.02e9, births: 0.0, parks: 3_700_000.0 };
-const SPAWNER: Program = Program { cpu_ns: 1.6e9, births: 1_900_000.0, parks: 40_000.0 };
+const PING_PONG: Program = Program { cpu_ns: 0.99e9, births: 0.0, parks: 4_600_000.0 };
+const SPAWNER: Program = Program { cpu_ns: 0.98e9, births: 4_000_000.0, parks: 62_000.0 };
 const IDLE: Program = Program { cpu_ns: 0.4e6, births: 0.0, parks: 12.0 };
 
 const COSTS: HitCosts = HitCosts { birth_ns: 640.0, park_ns: 600.0, exit_ns: 590.0 };
