@@ -4,6 +4,8 @@
 //! - [`file`]: a binary's bytes without mapping them,
 //! - [`mapping`]: the code in its memory,
 //! - [`memory`]: what is in a process's memory, read while it runs,
+//! - `clock`: how its monotonic clock stands to ours,
+//! - `threads`: what its threads do right now,
 //! - [`cgroup`]: its container or unit, and its limits,
 //! - [`environment`]: what its Go runtime was told at the start.
 //!
@@ -11,11 +13,13 @@
 
 mod batch;
 pub mod cgroup;
+mod clock;
 pub mod environment;
 pub mod file;
 pub mod mapping;
 pub mod memory;
 pub mod process;
+mod threads;
 
 pub use batch::Batch;
 pub use cgroup::{Cgroup, Limits};
@@ -24,3 +28,4 @@ pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};
 pub use memory::{Memory, MemoryError, ProcessMemory};
 pub use process::{HostError, Identity, Proc};
+pub use threads::{Sample, Sampling, Threads};
