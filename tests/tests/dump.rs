@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use parkranger_tests::compare::short;
 use parkranger_tests::crowd::{Crowd, dumped, goroutines, same_dumps};
 use parkranger_tests::go::{Program, Toolchain, Variant, with_go};
 use parkranger_tests::on_every_go;
@@ -83,39 +84,58 @@ fn profiles_are_the_same(go: &Toolchain) -> Result<()> {
     let own = own.path().to_str().context("path")?;
 
     let samples = |profile: &str| -> Result<BTreeMap<String, u64>> {
-        let mut samples = raw_samples(&go.tool(&["pprof", "-raw", profile])?)?;
+        // Before Go 1.23 the runtime's profile ends a stack after 32 calls.
+        let calls = if go.minor < 23 { 32 } else { usize::MAX };
+        let mut samples = raw_samples(&go.tool(&["pprof", "-raw", profile])?, calls)?;
         samples.retain(|sample, _| !sample.contains(WRITER));
         Ok(samples)
     };
     let (ours_raw, own_raw) = (samples(ours)?, samples(own)?);
     ensure!(own_raw.values().sum::<u64>() == count, "{own_raw:#?} of {count} goroutines");
     ensure!(own_raw.keys().any(|sample| sample.starts_with("endpoint:[/api]")), "no labels: {own_raw:#?}");
-    let inlined = |sample: &&String| sample.contains("main.inlinedInner") && sample.contains("main.inlinedOuter");
-    ensure!(own_raw.keys().any(|sample| inlined(&sample)), "no inlined calls: {own_raw:#?}");
+    let inlined = |sample: &String| sample.contains("main.inlinedInner") && sample.contains("main.inlinedOuter");
+    ensure!(own_raw.keys().any(inlined), "no inlined calls: {own_raw:#?}");
     ensure!(ours_raw == own_raw, "the runtime says\n{own_raw:#?}\nand we\n{ours_raw:#?}");
 
-    let top = |profile: &str| -> Result<Vec<String>> {
-        let index = ["-sample_index=goroutine", "-nodecount=10000", "-relative_percentages"];
+    let top = |profile: &str| -> Result<BTreeMap<String, (u64, u64)>> {
+        let index = ["-sample_index=goroutine", "-nodecount=10000"];
         let args = [&["pprof", "-top", "-lines", "-ignore", WRITER], &index[..], &[profile]].concat();
-        let text = go.tool(&args)?;
-        let (_, table) = text.split_once("flat%").with_context(|| format!("no table: {text}"))?;
-        let mut rows: Vec<String> = table.lines().skip(1).map(str::to_owned).collect();
-        rows.sort_unstable();
-        Ok(rows)
+        rows(&go.tool(&args)?)
     };
     let (ours_top, own_top) = (top(ours)?, top(own)?);
     ensure!(own_top.len() > 20 && ours_top == own_top, "the runtime says\n{own_top:#?}\nand we\n{ours_top:#?}");
     Ok(())
 }
 
+/// The table that `go tool pprof -top -lines` prints: how many goroutines are in a line, and below it.
+fn rows(top: &str) -> Result<BTreeMap<String, (u64, u64)>> {
+    let (_, table) = top.split_once("cum%\n").with_context(|| format!("no table: {top}"))?;
+    let mut rows: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for row in table.lines() {
+        let mut words = row.split_whitespace();
+        let (flat, cum) = (words.next().context("flat")?.parse::<u64>()?, words.nth(2).context("cum")?.parse::<u64>()?);
+        let place: Vec<&str> = words.skip(1).collect();
+        let row = rows.entry(without_types(&place.join(" "))).or_default();
+        *row = (row.0 + flat, row.1 + cum);
+    }
+    Ok(rows)
+}
+
+/// `main.f[go.shape.int] /f.go:7` with dots for the types: from Go 1.21 on the runtime's profile spells them out, where
+/// its dumps and ours do not.
+fn without_types(place: &str) -> String {
+    let (function, line) = place.split_once(" /").unwrap_or((place, ""));
+    format!("{} /{line}", short(function))
+}
+
 /// The samples that `go tool pprof -raw` prints, as labels and lines of code instead of numbers of locations, each with
-/// how often it is there.
-fn raw_samples(raw: &str) -> Result<BTreeMap<String, u64>> {
+/// how often it is there. Stacks are cut after so many `calls`.
+fn raw_samples(raw: &str, calls: usize) -> Result<BTreeMap<String, u64>> {
     let (_, rest) = raw.split_once("\nSamples:\n").with_context(|| format!("no samples: {raw}"))?;
     let (samples, rest) = rest.split_once("\nLocations\n").with_context(|| format!("no locations: {raw}"))?;
     let (locations, _) = rest.split_once("\nMappings\n").with_context(|| format!("no mappings: {raw}"))?;
     // "  1: 0x47 M=1 main.f /f.go:7:0 s=5", then one line for each call it is inlined in.
-    let mut lines: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut lines: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut id = "";
     for line in locations.lines() {
         let mut place = line.trim();
@@ -124,7 +144,10 @@ fn raw_samples(raw: &str) -> Result<BTreeMap<String, u64>> {
             place = rest.split_once(' ').map_or("", |(_, rest)| rest);
             place = place.strip_prefix("M=").and_then(|rest| rest.split_once(' ')).map_or(place, |(_, rest)| rest);
         }
-        lines.entry(id).or_default().push(place.split(" s=").next().unwrap_or_default().trim());
+        let (function, line) =
+            place.split(" s=").next().and_then(|place| place.split_once(" /")).unwrap_or((place, ""));
+        // From Go 1.21 on the runtime's profile spells type arguments out, where its dumps and ours have dots.
+        lines.entry(id).or_default().push(format!("{} /{line}", short(function)));
     }
     // "  2 4096: 1 2 3", then the labels if there are any.
     let mut found: Vec<(u64, String, String)> = Vec::new();
@@ -133,8 +156,8 @@ fn raw_samples(raw: &str) -> Result<BTreeMap<String, u64>> {
         match (numbers, found.last_mut()) {
             (Some((values, ids)), _) => {
                 let count = values.split_whitespace().next().context("a value")?.parse()?;
-                let calls =
-                    ids.split_whitespace().map(|id| lines.get(id).map(|lines| lines.join("\n")).context("a location"));
+                let ids = ids.split_whitespace().take(calls);
+                let calls = ids.map(|id| lines.get(id).map(|lines| lines.join("\n")).context("a location"));
                 found.push((count, String::new(), calls.collect::<Result<Vec<_>>>()?.join("\n")));
             }
             (None, Some(last)) => last.1.push_str(line.trim()),
