@@ -105,9 +105,7 @@ impl Crowd {
 
     /// The program's own dump of all goroutines, without the one that wrote it.
     pub fn own_dump(&mut self) -> Result<BTreeMap<u64, Vec<String>>> {
-        let mut own = goroutines(&String::from_utf8(self.written("dump")?)?)?;
-        own.retain(|_, lines| !lines.iter().any(|line| line.starts_with("created by main.whenMainRests")));
-        Ok(own)
+        own_goroutines(&String::from_utf8(self.written("dump")?)?)
     }
 
     /// The program's own goroutine profile (debug=0), in a file, with the goroutine that wrote it: `main.writer`.
@@ -149,6 +147,45 @@ pub fn dumped(pid: u32, args: &[&str]) -> Result<String> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success() && said.is_empty(), "dump {args:?}: {}: {said}", output.status);
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The goroutines of a dump that the crowd wrote itself, without the one that wrote it.
+///
+/// # Errors
+/// When it is no dump.
+pub fn own_goroutines(dump: &str) -> Result<BTreeMap<u64, Vec<String>>> {
+    let mut own = goroutines(dump)?;
+    own.retain(|_, lines| !lines.iter().any(|line| line.starts_with("created by main.whenMainRests")));
+    Ok(own)
+}
+
+/// What a dump has of the goroutine that never waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spinning {
+    /// It had no processor just then.
+    Elsewhere,
+    /// It ran, and its stack is not there.
+    Unseen,
+    /// It ran, and its stack is there.
+    Seen,
+}
+
+/// Looks for the goroutine that never waits.
+///
+/// # Errors
+/// When it is not there, or with another stack than it can have.
+pub fn spinning(dump: &BTreeMap<u64, Vec<String>>) -> Result<Spinning> {
+    const CALLS: [&str; 3] = ["main.spinInner", "main.spinMiddle", "main.spinOuter"];
+    let spins = |lines: &&Vec<String>| {
+        lines.iter().any(|line| line == "created by main.spin" || line.starts_with("created by main.spin in "))
+    };
+    let lines = dump.values().find(spins).with_context(|| format!("nobody spins: {dump:#?}"))?;
+    if !lines.first().is_some_and(|line| line.contains("[running]")) {
+        return Ok(Spinning::Elsewhere);
+    }
+    let calls: Vec<&str> = lines.iter().filter_map(|line| line.strip_suffix("(...)")).collect();
+    ensure!(CALLS.ends_with(&calls), "{lines:#?}");
+    Ok(if calls.is_empty() { Spinning::Unseen } else { Spinning::Seen })
 }
 
 /// Every goroutine of both is in the other with the same lines.
