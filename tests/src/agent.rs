@@ -340,24 +340,38 @@ impl Top {
     /// # Errors
     /// When it does not end well, or in time, or its last line lacks the process.
     pub fn finish(self) -> Result<Process> {
+        Ok(self.finish_heard()?.0)
+    }
+
+    /// [`Top::finish`], with what the agent said on standard error.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn finish_heard(self) -> Result<(Process, String)> {
         let pid = self.pid;
-        let line = self.finish_raw()?;
-        parse(&line)?.process(pid).cloned().with_context(|| format!("the last line lacks process {pid}: {line}"))
+        let (line, heard) = self.end()?;
+        let process = parse(&line)?.process(pid).cloned();
+        Ok((process.with_context(|| format!("the last line lacks process {pid}: {line}"))?, heard))
     }
 
     /// [`Top::finish`], giving the last line as printed.
     ///
     /// # Errors
     /// As there.
-    pub fn finish_raw(mut self) -> Result<String> {
+    pub fn finish_raw(self) -> Result<String> {
+        Ok(self.end()?.0)
+    }
+
+    fn end(mut self) -> Result<(String, String)> {
         signal(&self.child, libc::SIGINT)?;
         let Some(status) = wait(&mut self.child)? else { bail!("top did not end within {PATIENCE:?} of SIGINT") };
-        ensure!(status.success(), "top ended with {status}; on standard error: {}", self.stderr.recv()?);
+        let heard = self.stderr.recv()?;
+        ensure!(status.success(), "top ended with {status}; on standard error: {heard}");
         // The reader ends at the end of the output, so this gets every line.
         while let Ok(line) = self.lines.recv() {
             self.last = Some(line);
         }
-        self.last.take().context("top printed nothing")
+        Ok((self.last.take().context("top printed nothing")?, heard))
     }
 
     /// Kills the agent as nothing can prevent, and waits until it is gone.

@@ -116,7 +116,8 @@ fn place_of_site(site: &Site) -> Place {
 }
 
 /// Type arguments as the runtime prints them: symbol tables have `f[go.shape.int]`, tracebacks `f[...]`.
-fn short(function: &str) -> String {
+#[must_use]
+pub fn short(function: &str) -> String {
     match (function.find('['), function.rfind(']')) {
         (Some(open), Some(close)) if open < close => {
             format!("{}[...]{}", &function[..open], &function[close + 1..])

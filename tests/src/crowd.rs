@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tempfile::NamedTempFile;
 
 use crate::target::Target;
 
@@ -39,6 +41,14 @@ impl Crowd {
     /// When it cannot be started.
     pub fn start(program: &Path) -> Result<Crowd> {
         Ok(Crowd { target: Target::start(program)? })
+    }
+
+    /// Starts a command that becomes the program.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_command(command: &mut Command) -> Result<Crowd> {
+        Ok(Crowd { target: Target::start_command(command)? })
     }
 
     /// The process id.
@@ -78,6 +88,11 @@ impl Crowd {
         self.count_after(if on { "churn on" } else { "churn off" })
     }
 
+    /// A goroutine that never waits.
+    pub fn spin(&mut self, on: bool) -> Result<u64> {
+        self.count_after(if on { "spin on" } else { "spin off" })
+    }
+
     /// One garbage collection.
     pub fn collect(&mut self) -> Result<u64> {
         self.count_after("collect")
@@ -88,12 +103,29 @@ impl Crowd {
         self.count_after("count")
     }
 
-    /// The program's own dump of all goroutines.
-    pub fn own_dump(&mut self) -> Result<String> {
-        let file = tempfile::NamedTempFile::new()?;
-        let path = file.path().to_str().context("path")?;
-        self.count_after(&format!("dump {path}"))?;
-        Ok(std::fs::read_to_string(file.path())?)
+    /// The program's own dump of all goroutines, without the one that wrote it.
+    pub fn own_dump(&mut self) -> Result<BTreeMap<u64, Vec<String>>> {
+        own_goroutines(&String::from_utf8(self.written("dump")?)?)
+    }
+
+    /// The program's own goroutine profile (debug=0), in a file, with the goroutine that wrote it: `main.writer`.
+    pub fn own_proto(&mut self) -> Result<NamedTempFile> {
+        let mut file = NamedTempFile::new()?;
+        file.write_all(&self.written("proto")?)?;
+        Ok(file)
+    }
+
+    /// What a command has the program write once its main goroutine rests.
+    fn written(&mut self, command: &str) -> Result<Vec<u8>> {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join(command);
+        let _: serde_json::Value = self.ask(&format!("{command} {}", file.display()))?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !file.exists() {
+            ensure!(Instant::now() < deadline, "the program wrote no {command}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(std::fs::read(&file)?)
     }
 }
 
@@ -115,6 +147,62 @@ pub fn dumped(pid: u32, args: &[&str]) -> Result<String> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success() && said.is_empty(), "dump {args:?}: {}: {said}", output.status);
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The goroutines of a dump that the crowd wrote itself, without the one that wrote it.
+///
+/// # Errors
+/// When it is no dump.
+pub fn own_goroutines(dump: &str) -> Result<BTreeMap<u64, Vec<String>>> {
+    let mut own = goroutines(dump)?;
+    own.retain(|_, lines| !lines.iter().any(|line| line.starts_with("created by main.whenMainRests")));
+    Ok(own)
+}
+
+/// What a dump has of the goroutine that never waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spinning {
+    /// It had no processor just then.
+    Elsewhere,
+    /// It ran, and its stack is not there.
+    Unseen,
+    /// It ran, and its stack is there.
+    Seen,
+}
+
+/// Looks for the goroutine that never waits.
+///
+/// # Errors
+/// When it is not there, or with another stack than it can have.
+pub fn spinning(dump: &BTreeMap<u64, Vec<String>>) -> Result<Spinning> {
+    const CALLS: [&str; 3] = ["main.spinInner", "main.spinMiddle", "main.spinOuter"];
+    let spins = |lines: &&Vec<String>| {
+        lines.iter().any(|line| line == "created by main.spin" || line.starts_with("created by main.spin in "))
+    };
+    let lines = dump.values().find(spins).with_context(|| format!("nobody spins: {dump:#?}"))?;
+    if !lines.first().is_some_and(|line| line.contains("[running]")) {
+        return Ok(Spinning::Elsewhere);
+    }
+    let calls: Vec<&str> = lines.iter().filter_map(|line| line.strip_suffix("(...)")).collect();
+    ensure!(CALLS.ends_with(&calls), "{lines:#?}");
+    Ok(if calls.is_empty() { Spinning::Unseen } else { Spinning::Seen })
+}
+
+/// Every goroutine of both is in the other with the same lines.
+///
+/// # Errors
+/// Those that are not.
+pub fn same_dumps(own: &BTreeMap<u64, Vec<String>>, ours: &BTreeMap<u64, Vec<String>>) -> Result<()> {
+    let mut differences = Vec::new();
+    for goid in own.keys().chain(ours.keys().filter(|goid| !own.contains_key(goid))) {
+        if own.get(goid) != ours.get(goid) {
+            let text =
+                |of: &BTreeMap<u64, Vec<String>>| of.get(goid).map_or("nothing".into(), |lines| lines.join("\n"));
+            differences.push(format!("the runtime says\n{}\nand we\n{}", text(own), text(ours)));
+        }
+    }
+    ensure!(differences.is_empty(), "{}", differences.join("\n\n"));
+    Ok(())
 }
 
 /// The goroutines of a dump, each with its lines: arguments of calls are left out, they are in the runtime's only.

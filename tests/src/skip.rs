@@ -56,6 +56,16 @@ pub fn agent() -> Result<(), Missing> {
     }
 }
 
+/// The agent, and programs with a clock of their own.
+///
+/// # Errors
+/// What is missing.
+pub fn time_namespaces() -> Result<(), Missing> {
+    agent()?;
+    let there = PathBuf::from("/proc/self/ns/time").exists();
+    if there { Ok(()) } else { Err(Missing("the kernel has no time namespaces".into())) }
+}
+
 /// The agent, and the tester of API descriptions.
 ///
 /// # Errors

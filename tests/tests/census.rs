@@ -2,8 +2,6 @@
 
 #![allow(missing_docs, reason = "tests")]
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,70 +11,8 @@ use parkranger_tests::crowd::{Crowd, dump, dumped, goroutines};
 use parkranger_tests::go::{Program, Toolchain, Variant};
 use parkranger_tests::on_every_go;
 use parkranger_tests::skip::agent;
-use serde_json::Value;
 
-on_every_go!(agent: dumps_are_the_same, forms, baseline, drift_under_churn, every_outcome);
-
-/// Goroutine by goroutine: state, every frame with its line and offset, creator and its goroutine.
-fn dumps_are_the_same(go: &Toolchain) -> Result<()> {
-    for variant in [Variant::Plain, Variant::Stripped, Variant::Pie, Variant::TrimPath, Variant::Unoptimized] {
-        let mut crowd = Crowd::start(&go.build(Program::Crowd, variant)?.path)?;
-        let count = crowd.gather()?;
-        let ours = goroutines(&dumped(crowd.pid(), &[])?)?;
-        let own = goroutines(&crowd.own_dump()?)?;
-        ensure!(ours.len() as u64 == count, "{variant:?}: {} goroutines of {count}", ours.len());
-        let mut differences = Vec::new();
-        for goid in own.keys().chain(ours.keys()) {
-            // The main goroutine waits for a command, and then it writes a dump.
-            if *goid != 1 && own.get(goid) != ours.get(goid) {
-                let text =
-                    |of: &BTreeMap<u64, Vec<String>>| of.get(goid).map_or("nothing".into(), |lines| lines.join("\n"));
-                differences.push(format!("the runtime says\n{}\nand we\n{}", text(&own), text(&ours)));
-            }
-        }
-        ensure!(differences.is_empty(), "{variant:?}: {}", differences.join("\n\n"));
-    }
-    Ok(())
-}
-
-/// Summary, profile, folded stacks and JSON agree with each other, and `go tool pprof` reads the profile.
-fn forms(go: &Toolchain) -> Result<()> {
-    let mut crowd = Crowd::start(&go.build(Program::Crowd, Variant::Stripped)?.path)?;
-    let count = crowd.gather()?;
-    let summary = dumped(crowd.pid(), &["--format", "summary"])?;
-    ensure!(summary.starts_with(&format!("goroutine profile: total {count}\n")), "{summary}");
-    ensure!(summary.contains(r#"# labels: {"endpoint":"/api", "tenant":"a b"}"#), "{summary}");
-    let folded = dumped(crowd.pid(), &["--format", "folded"])?;
-    let counts = folded.lines().map(|line| Ok(line.rsplit_once(' ').context("a line")?.1.parse::<u64>()?));
-    ensure!(counts.sum::<Result<u64>>()? == count, "{folded}");
-
-    let json: Value = serde_json::from_str(&dumped(crowd.pid(), &["--format", "json"])?)?;
-    ensure!(json["user"] == count, "{json}");
-    let all = json["goroutines"].as_array().context("goroutines")?;
-    ensure!(all.len() as u64 == count, "{} goroutines", all.len());
-    let of = |state: &str| all.iter().filter(|one| one["state"] == state).collect::<Vec<_>>();
-    let select = of("select");
-    ensure!(select.len() == 1 && select[0]["waits_on"].as_array().is_some_and(|on| on.len() == 3), "{select:?}");
-    let sender = of("chan send");
-    ensure!(sender[0]["waits_on"][0]["len"] == 3 && sender[0]["waits_on"][0]["cap"] == 3, "{sender:?}");
-    let labeled = all.iter().filter(|one| one["labels"]["k9"] == "9").count();
-    ensure!(labeled == 1, "{labeled} goroutines with ten labels");
-
-    let directory = tempfile::tempdir()?;
-    let profile = directory.path().join("profile");
-    let path = profile.to_str().context("path")?;
-    dumped(crowd.pid(), &["--format", "pprof", "-o", path])?;
-    let mode = std::fs::metadata(&profile)?.permissions().mode();
-    ensure!(mode & 0o777 == 0o600, "others can read it: {mode:o}");
-    let top = go.tool(&["pprof", "-top", path])?;
-    ensure!(top.contains(&format!("Total samples = {count} ")) && top.contains("main.inlinedOuter"), "{top}");
-    let raw = go.tool(&["pprof", "-raw", path])?;
-    ensure!(raw.contains("endpoint:[/api]") && raw.contains("[FN][FL][LN][IN]"), "{raw}");
-
-    let only = ["--label", "endpoint=/api", "--state", "chan receive", "--site", "main.gather*"];
-    ensure!(goroutines(&dumped(crowd.pid(), &only)?)?.len() == 2, "two goroutines have that label");
-    Ok(())
-}
+on_every_go!(agent: baseline, drift_under_churn, a_full_ring_buffer, every_outcome);
 
 /// Goroutines from before the attach are in `live`, and their ends are no surprise.
 fn baseline(go: &Toolchain) -> Result<()> {
@@ -110,6 +46,38 @@ fn drift_under_churn(go: &Toolchain) -> Result<()> {
     let process = top.finish()?;
     ensure!(process.audits.settled >= 5 && process.audits.drift == 0, "{:?}", process.audits);
     ensure!(process.births > 10_000, "{} births", process.births);
+    Ok(())
+}
+
+/// A ring buffer that holds some fifty records overflows in every window while goroutines come and go: each such window is
+/// noticed, counted and repeated, nothing is settled from it, and once there is time to tell all, the counts are exact.
+fn a_full_ring_buffer(go: &Toolchain) -> Result<()> {
+    let mut crowd = Crowd::start(&go.build(Program::Crowd, Variant::Stripped)?.path)?;
+    crowd.gather()?;
+    crowd.churn(true)?;
+    let mut top = Top::start_with(crowd.pid(), &["-vv", "--audit-every", "50ms", "--ring-bytes", "4096"])?;
+    let spoiled = top.wait_until("repeating windows", |process| process.audits.repeated >= 5)?;
+    ensure!(spoiled.audits.drift == 0, "{:?}", spoiled.audits);
+    crowd.churn(false)?;
+    let settled = spoiled.audits.settled;
+    top.wait_until("settled", |process| process.baseline && process.audits.settled > settled)?;
+    // The same with a baseline: an audit that lost something must not correct it.
+    crowd.churn(true)?;
+    let repeated = spoiled.audits.repeated + 5;
+    let audited = top.wait_until("repeating audits", |process| process.audits.repeated >= repeated)?;
+    crowd.churn(false)?;
+    let settled = audited.audits.settled;
+    top.wait_until("settled again", |process| process.audits.settled > settled + 1)?;
+    let count = crowd.count()?;
+    let (process, heard) = top.finish_heard()?;
+    let lost = |line: &&str| line.contains("is repeated") && line.contains("births and exits were told");
+    let losses = heard.lines().filter(lost).count() as u64;
+    ensure!(losses >= 5 && losses <= process.audits.repeated, "{losses} windows lost something:\n{heard}");
+    ensure!(process.audits.drift == 0 && process.births > 10_000, "{:?}, {} births", process.audits, process.births);
+    ensure!(process.goroutines.user as u64 == count, "{:?}, NumGoroutine is {count}", process.goroutines);
+    for site in process.sites.iter().filter(|site| ["main.breed", "main.mayfly"].contains(&&*site.start_function)) {
+        ensure!(site.live == 0, "all of them ended: {site:?}");
+    }
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-# In the guest: each /t/exercise-VERSION does known things under watch; what both sides counted is printed.
+# In the guest: each /t/exercise-VERSION does known things under watch, and what both sides counted is printed; each
+# /t/crowd-VERSION stands still, and is dumped by both sides, in base64 as it has many lines.
 cd /tmp
 cp /t/* .
 ./parkranger check 2>&1 | head -5
@@ -24,6 +25,28 @@ for program in exercise-*; do
   wait $agent
   echo "STATS $version $(tail -n 1 answers)"
   echo "TOP $version $(tail -n 1 top)"
+  echo quit >&3
+  exec 3>&-
+  wait $target
+done
+for program in crowd-*; do
+  version=${program#crowd-}
+  rm -f in answers own ours running
+  mkfifo in
+  ./$program < in > answers & target=$!
+  exec 3> in
+  echo gather >&3
+  tries=0; until [ -s answers ] || [ $tries -gt 60 ]; do sleep 1; tries=$((tries + 1)); done
+  ./parkranger dump --pid $target -o ours
+  echo "dump /tmp/own" >&3
+  tries=0; until [ -s own ] || [ $tries -gt 60 ]; do sleep 1; tries=$((tries + 1)); done
+  echo "spin on" >&3
+  tries=0; until grep -q main.spinOuter running || [ $tries -gt 20 ]; do
+    sleep 1
+    ./parkranger dump --pid $target -o running
+    tries=$((tries + 1))
+  done 2> /dev/null
+  for what in ours own running; do echo "DUMP-$what $version $(base64 $what | tr -d '\n')"; done
   echo quit >&3
   exec 3>&-
   wait $target

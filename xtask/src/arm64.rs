@@ -1,10 +1,12 @@
-//! `cargo xtask arm64`: the agent on a real arm64 Debian kernel, under software emulation: are its counts exact?
+//! `cargo xtask arm64`: the agent on a real arm64 Debian kernel, under software emulation: are its counts exact, and its
+//! dumps the programs' own?
 //!
 //! Builds the agent and the test programs for arm64, boots Debian's cloud kernel in qemu with nothing but busybox and
-//! `tests/vm`, and compares what was printed there with the program that compares counts everywhere.
+//! `tests/vm`, and compares what was printed there with the programs that compare counts and dumps everywhere.
 
 use std::{
-    fs,
+    ffi::OsStr,
+    fs, iter,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
@@ -46,8 +48,8 @@ pub(crate) fn run(paths: &Paths) -> Result<ExitCode> {
     let binary = agent::build_for(paths, &object, Profile::Release, Some(&target))?;
     fs::copy(&binary, root.join("t/parkranger")).context("copying the agent")?;
     for release in TESTED {
-        step("build", &format!("the exercise program for arm64 with Go {}", release.version()), || {
-            exercise(paths, &release, &root.join("t"))
+        step("build", &format!("the test programs for arm64 with Go {}", release.version()), || {
+            ["exercise", "crowd"].iter().try_for_each(|program| fixture(paths, &release, program, &root.join("t")))
         })?;
     }
     for (from, to) in [
@@ -104,13 +106,13 @@ fn vmlinuz(packages: &Path) -> Option<PathBuf> {
     kernels.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")))
 }
 
-fn exercise(paths: &Paths, release: &Release, to: &Path) -> Result<()> {
+fn fixture(paths: &Paths, release: &Release, program: &str, to: &Path) -> Result<()> {
     let go = release.ensure(paths)?;
     let mut command = Command::new(go);
     command
         .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
-        .arg(to.join(format!("exercise-{}", release.version())))
-        .current_dir(paths.root.join("tests/programs/exercise"))
+        .arg(to.join(format!("{program}-{}", release.version())))
+        .current_dir(paths.root.join("tests/programs").join(program))
         .envs([("GOARCH", "arm64"), ("CGO_ENABLED", "0"), ("GOTOOLCHAIN", "local"), ("GOPROXY", "off")])
         .envs([("GOFLAGS", "-mod=mod")])
         .env("GOCACHE", paths.fixtures().join("cache"))
@@ -153,16 +155,32 @@ fn compare(paths: &Paths, console: &str) -> Result<ExitCode> {
         for (what, file) in &files {
             fs::write(file, line(what, version)?)?;
         }
-        let mut command = Workspace::new(paths, &object)?.compiling("run");
-        hush(&mut command).args(["--package", "parkranger-tests", "--bin", "compare", "--"]);
-        command.args(files.iter().map(|(_, file)| file));
-        if let Err(error) = openly(&mut command, &format!("Go {version} is not exact")) {
-            note("arm64", &format!("{error:#}"));
-            wrong += 1;
+        let dumps = ["ours", "own", "running"].map(|what| (what, paths.log(&format!("arm64-dump-{what}"))));
+        for (what, file) in &dumps {
+            decode(line(&format!("DUMP-{what}"), version)?, file, &paths.log("arm64"))?;
+        }
+        let counts: Vec<&OsStr> = files.iter().map(|(_, file)| file.as_os_str()).collect();
+        let dumps: Vec<&OsStr> =
+            iter::once(version.as_ref()).chain(dumps.iter().map(|(_, file)| file.as_os_str())).collect();
+        for (program, args) in [("compare", counts), ("dumps", dumps)] {
+            let mut command = Workspace::new(paths, &object)?.compiling("run");
+            hush(&mut command).args(["--package", "parkranger-tests", "--bin", program, "--"]).args(args);
+            if let Err(error) = openly(&mut command, &format!("Go {version} is not exact")) {
+                note("arm64", &format!("{error:#}"));
+                wrong += 1;
+            }
         }
     }
     if wrong > 0 {
-        bail!("{wrong} of {} versions are not exact on arm64", TESTED.len());
+        bail!("{wrong} of {} comparisons failed on arm64", 2 * TESTED.len());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what is there in base64 to a file.
+fn decode(text: &str, file: &Path, log: &Path) -> Result<()> {
+    let encoded = file.with_extension("base64");
+    fs::write(&encoded, text)?;
+    let decode = "base64 -d \"$1\" > \"$2\"";
+    quietly(Command::new("sh").args(["-c", decode, "sh"]).args([&encoded, file]), log)
 }

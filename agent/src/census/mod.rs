@@ -5,6 +5,7 @@
 //! | `locate` | finds the runtime's list of goroutine structs, `allgs` |
 //! | `walk` | reads all of them, each until it holds still |
 //! | `goroutine` | one struct, one status |
+//! | `running` | stacks of those that run, from samples of their threads |
 //! | `unwind`, `stacks` | saved stack pointer ▶ calls, each different stack kept once |
 //! | `labels`, `waits` | pprof labels; channels and locks waited on |
 //!
@@ -23,6 +24,7 @@ mod fake;
 mod goroutine;
 mod labels;
 mod locate;
+mod running;
 mod stacks;
 mod unwind;
 mod waits;
@@ -43,7 +45,7 @@ pub use waits::{Channel, WaitObject, WaitObjects, WaitsOn};
 use crate::{
     address::{Bias, RuntimeAddr},
     binary::Binary,
-    host::Memory,
+    host::{Memory, Threads},
     runtime::{Layout, is_system_goroutine},
 };
 use locate::{AllGs, Search};
@@ -93,7 +95,8 @@ pub struct Goroutine {
     pub wait_since_ns: u64,
     /// Where it comes from.
     pub origin: OriginId,
-    /// Its calls; `None` while it runs, where it would not hold still, and where they were not asked for.
+    /// Its calls; `None` where it would not hold still, where its thread could not be sampled while it runs, and where
+    /// they were not asked for.
     pub stack: Option<StackId>,
     /// Its labels.
     pub labels: LabelsId,
@@ -101,7 +104,7 @@ pub struct Goroutine {
     pub waits: WaitsOn,
     /// Size of its stack.
     pub stack_bytes: u64,
-    /// How much of that is in use; 0 while it runs.
+    /// How much of that is in use; 0 where it is not known because it runs.
     pub stack_used_bytes: u32,
     /// What it is doing.
     pub status: Status,
@@ -141,8 +144,8 @@ impl Unsettled {
 pub struct Census {
     /// When it began.
     pub time: SystemTime,
-    /// The same in the monotonic clock.
-    pub monotonic_ns: u64,
+    /// The same in the process's own monotonic clock; `None` where that is not known.
+    pub monotonic_ns: Option<u64>,
     /// How long it took.
     pub took: Duration,
     /// The goroutines, in the runtime's own order.
@@ -185,9 +188,32 @@ impl Runtime {
     ///
     /// [`CensusError::Memory`], [`CensusError::TooMany`], [`CensusError::Unsteady`].
     pub fn census(&self, memory: &impl Memory, detail: Detail) -> Result<Census, CensusError> {
-        let census = walk::walk(self, memory, detail);
+        let census = walk::walk(self, memory, detail, None);
         memory.still_there()?;
         census
+    }
+
+    /// Reads all goroutines, with the stacks of those that run where their `threads` can be sampled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runtime::census`].
+    pub fn census_with_running(
+        &self,
+        memory: &impl Memory,
+        detail: Detail,
+        threads: &Threads,
+    ) -> Result<Census, CensusError> {
+        let census = walk::walk(self, memory, detail, Some(threads));
+        memory.still_there()?;
+        census
+    }
+
+    /// Whether a call is in the function that begins at `start`.
+    fn is_in_function(&self, call: CallSite, start: RuntimeAddr) -> bool {
+        let pc = self.bias.to_virt(RuntimeAddr(call.return_address().0.saturating_sub(1)));
+        let record = self.binary.record_at(pc).ok().flatten();
+        start.0 == 0 || record.is_some_and(|record| record.entry == self.bias.to_virt(start).0)
     }
 
     /// How far its binary was moved when it was loaded.
@@ -247,6 +273,6 @@ impl Census {
     #[must_use]
     pub fn waited(&self, goroutine: &Goroutine) -> Option<Duration> {
         let since = Some(goroutine.wait_since_ns).filter(|&since| since != 0)?;
-        self.monotonic_ns.checked_sub(since).map(Duration::from_nanos)
+        self.monotonic_ns?.checked_sub(since).map(Duration::from_nanos)
     }
 }

@@ -64,6 +64,15 @@ impl StackBytes<'_> {
     }
 }
 
+/// Where the innermost call is, beside the stack pointer.
+#[derive(Clone, Copy)]
+pub(super) enum Begin {
+    /// A goroutine left its thread, by a call that returns to `pc`. `bp` is the saved frame pointer where there is one.
+    Saved { pc: u64, bp: Option<u64> },
+    /// A thread at the instruction `pc`, with its link register on arm64.
+    Sampled { pc: u64, link: Option<u64> },
+}
+
 /// Unwinds stacks of one process.
 pub(super) struct Unwinder<'a> {
     binary: &'a Binary,
@@ -78,19 +87,16 @@ impl<'a> Unwinder<'a> {
         Self { binary, bias, steps: HashMap::new(), frame_pointer_differs: 0 }
     }
 
-    /// The calls from `pc` on, innermost first, into `calls`. `bp` is the saved frame pointer where there is one.
-    pub(super) fn unwind(
-        &mut self,
-        pc: u64,
-        stack: &StackBytes<'_>,
-        bp: Option<u64>,
-        calls: &mut Vec<CallSite>,
-    ) -> Depth {
+    /// The calls of a stack, innermost first, into `calls`.
+    pub(super) fn unwind(&mut self, begin: Begin, stack: &StackBytes<'_>, calls: &mut Vec<CallSite>) -> Depth {
         calls.clear();
-        let (mut pc, mut sp, mut bp) = (pc, stack.start, bp);
+        let mut sp = stack.start;
         let mut differs = false;
-        // After an injected call the pc is the interrupted instruction itself.
-        let mut exact = false;
+        // After an injected call, too, the pc is the interrupted instruction itself.
+        let (mut pc, mut bp, mut exact, mut link) = match begin {
+            Begin::Saved { pc, bp } => (pc, bp, false, None),
+            Begin::Sampled { pc, link } => (pc, None, true, link),
+        };
         let depth = loop {
             let Some(step) = self.step(pc) else { break Depth::Broken };
             let place = if exact || step.at_entry { CallSite::at } else { CallSite::returning_to };
@@ -102,12 +108,19 @@ impl<'a> Unwinder<'a> {
                 Kind::Top { .. } => break Depth::Whole,
                 Kind::End => break Depth::Cut,
                 Kind::SpWrite if !innermost => break Depth::Cut,
+                // Begun already, so where its stack pointer is it knows alone.
+                Kind::SpWrite if exact => break Depth::Broken,
                 _ => {}
             }
             if calls.len() >= MAX_DEPTH {
                 break Depth::Cut;
             }
-            let Some((return_address, caller_sp, saved_bp)) = self.caller(&step, sp, stack) else {
+            // Before it has a frame, and after, a function has its return address in the link register.
+            let caller = match link.take().filter(|_| step.delta == 0) {
+                Some(link) => Some((link, sp, None)),
+                None => self.caller(&step, sp, stack),
+            };
+            let Some((return_address, caller_sp, saved_bp)) = caller else {
                 break if sp.saturating_add(u64::from(step.delta)) < stack.end { Depth::Cut } else { Depth::Broken };
             };
             if let (Some(expected), Some((at, saved))) = (bp, saved_bp) {

@@ -11,13 +11,14 @@ use super::{
     Census, CensusError, Detail, Goroutine, Origin, Origins, Runtime, Unsettled,
     goroutine::{Raw, Slot, Status, same_bytes},
     labels::{self, LabelSets, LabelsId},
+    running,
     stacks::{CallSite, Depth, Stacks},
-    unwind::{StackBytes, Unwinder},
+    unwind::{Begin, StackBytes, Unwinder},
     waits::{self, WaitObjects, WaitsOn},
 };
 use crate::{
     address::RuntimeAddr,
-    host::{Batch, Memory},
+    host::{Batch, Memory, Threads},
     runtime::waiting::SudogLayout,
 };
 
@@ -72,10 +73,18 @@ struct Walk<'a, M> {
     stack_budget: u64,
     retry_budget: u64,
     link_budget: u64,
+    /// Slots and addresses of goroutines that run.
+    running: Vec<(u32, RuntimeAddr)>,
     census: Census,
 }
 
-pub(super) fn walk(runtime: &Runtime, memory: &impl Memory, detail: Detail) -> Result<Census, CensusError> {
+/// Reads all goroutines; of those that run, their stacks, where there are `threads` to be sampled.
+pub(super) fn walk(
+    runtime: &Runtime,
+    memory: &impl Memory,
+    detail: Detail,
+    threads: Option<&Threads>,
+) -> Result<Census, CensusError> {
     let start = Instant::now();
     let (time, monotonic_ns) = (SystemTime::now(), monotonic_ns());
     let slots = runtime.allgs.slots(memory)?;
@@ -96,9 +105,10 @@ pub(super) fn walk(runtime: &Runtime, memory: &impl Memory, detail: Detail) -> R
         stack_budget: STACK_BUDGET_BYTES + count * STACK_BUDGET_PER_SLOT_BYTES,
         retry_budget: RETRY_BUDGET + count / RETRY_SHARE,
         link_budget: LINKS + count * LINKS_PER_SLOT,
+        running: Vec::new(),
         census: Census {
             time,
-            monotonic_ns,
+            monotonic_ns: Some(monotonic_ns),
             took: start.elapsed(),
             goroutines: Vec::with_capacity(slots.len()),
             vacant: 0,
@@ -110,10 +120,18 @@ pub(super) fn walk(runtime: &Runtime, memory: &impl Memory, detail: Detail) -> R
         },
     };
     walk.all(&slots)?;
-    let mut census = walk.census;
+    let (mut census, running) = (walk.census, walk.running);
     census.unsettled.frame_pointers = walk.unwinder.frame_pointer_differs;
     if !census.goroutines.is_sorted_by_key(|goroutine| goroutine.slot) {
         census.goroutines.sort_by_key(|goroutine| goroutine.slot);
+    }
+    if let Some(threads) = threads.filter(|_| detail.stacks) {
+        let place = |(slot, address): (u32, RuntimeAddr)| {
+            let index = census.goroutines.binary_search_by_key(&slot, |goroutine| goroutine.slot);
+            index.ok().map(|index| (index, address))
+        };
+        let running: Vec<_> = running.into_iter().filter_map(place).collect();
+        running::fill_in(runtime, memory, threads, &running, &mut census)?;
     }
     census.took = start.elapsed();
     Ok(census)
@@ -246,7 +264,7 @@ impl<M: Memory> Walk<'_, M> {
                 let bytes = StackBytes { start: sp, bytes, end: raw.stack_hi };
                 let saved_bp = (status != Status::Syscall && raw.syscall_sp == 0).then_some(raw.sched_bp);
                 let saved_bp = saved_bp.filter(|bp| (raw.stack_lo..raw.stack_hi).contains(bp));
-                let depth = self.unwinder.unwind(pc, &bytes, saved_bp, &mut self.calls);
+                let depth = self.unwinder.unwind(Begin::Saved { pc, bp: saved_bp }, &bytes, &mut self.calls);
                 self.census.unsettled.broken_stacks += u64::from(depth == Depth::Broken);
                 stack = self.census.stacks.intern(&self.calls, depth);
             }
@@ -256,6 +274,9 @@ impl<M: Memory> Walk<'_, M> {
         let wait_reason = status.has_wait_reason().then_some(raw.wait_reason);
         let goroutine = self.goroutine(candidate, raw, status);
         let labels = candidate.labels.unwrap_or_default();
+        if status == Status::Running {
+            self.running.push((candidate.entry.slot, candidate.entry.address));
+        }
         self.census.goroutines.push(Goroutine { stack, waits, wait_reason, labels, ..goroutine });
     }
 

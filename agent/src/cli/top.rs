@@ -58,6 +58,9 @@ pub(super) struct Options {
     /// Print one line of JSON per interval instead of a table, with every site (see docs/json.md).
     #[arg(long)]
     json: bool,
+    /// Size of the ring buffer, pages times a power of two: tests force it to overflow.
+    #[arg(long, value_name = "BYTES", hide = true, default_value_t = Sizes::default().ring_bytes)]
+    ring_bytes: u32,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -75,7 +78,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
     let config = Config {
         target: options.target.target(),
         symbols: options.target.symbols(),
-        sizes: Sizes::default(),
+        sizes: Sizes { ring_bytes: options.ring_bytes, ..Sizes::default() },
         audit_every: options.audit_every,
         attach: options.attach.method,
         budget: options.budget.budget.0,

@@ -1,58 +1,77 @@
-//! CPU time, to the nanosecond and in one system call: a process's files in /proc count in hundredths of a second.
+//! The monotonic clock of a process: a time namespace shifts it (`time_namespaces(7)`, Linux 5.6).
 
-use std::mem::MaybeUninit;
+use std::{
+    fs::{self, File},
+    io::Read as _,
+};
 
-/// The CPU time of all threads of `pid`, ended ones included, in ns. `None` where there is no such process.
-#[must_use]
-pub fn cpu_time_ns(pid: u32) -> Option<u64> {
-    // A process's clock has its pid's complement above three bits, which here are 2: what the scheduler counted
-    // (MAKE_PROCESS_CPUCLOCK and CPUCLOCK_SCHED of the kernel's include/linux/posix-timers.h).
-    const SCHEDULER: i32 = 2;
-    let pid = i32::try_from(pid).ok()?;
-    read(!pid << 3 | SCHEDULER)
-}
+use super::Proc;
 
-/// The CPU time of the calling thread, in ns.
-#[must_use]
-pub fn thread_cpu_time_ns() -> u64 {
-    read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
-}
+const MAX_OFFSETS_BYTES: u64 = 4 << 10;
+const NS_PER_S: i64 = 1_000_000_000;
 
-/// The time `ago_ns` ago in clock ticks since boot, as /proc/PID/stat has it. A tick is 10 ms (see
-/// [`super::Identity`]).
-#[must_use]
-pub fn ticks_since_boot(ago_ns: u64) -> u64 {
-    read(libc::CLOCK_BOOTTIME).unwrap_or(0).saturating_sub(ago_ns) / 10_000_000
-}
+impl Proc {
+    /// By how many nanoseconds the monotonic clock of `pid` is ahead of the agent's own. `None` where it cannot be told.
+    #[must_use]
+    pub fn clock_ahead_ns(&self, pid: u32) -> Option<i64> {
+        let (own, other) = ("self".to_owned(), pid.to_string());
+        match (self.time_namespace(&own, "time"), self.time_namespace(&other, "time")) {
+            // A kernel without time namespaces, or the same one.
+            (own, other) if own == other => Some(0),
+            _ => self.offset_ns(&other)?.checked_sub(self.offset_ns(&own)?),
+        }
+    }
 
-fn read(clock: libc::clockid_t) -> Option<u64> {
-    let mut time = MaybeUninit::<libc::timespec>::uninit();
-    #[allow(unsafe_code, reason = "no library offers the clock of another process")]
-    // SAFETY: the kernel writes a whole timespec where it returns 0, and nothing otherwise.
-    let time = unsafe {
-        if libc::clock_gettime(clock, time.as_mut_ptr()) != 0 {
+    /// The offset of a process's namespace from the host's clock.
+    fn offset_ns(&self, pid: &str) -> Option<i64> {
+        // What the kernel shows is of the namespace that children will be in.
+        if self.time_namespace(pid, "time")? != self.time_namespace(pid, "time_for_children")? {
             return None;
         }
-        time.assume_init()
-    };
-    Some(u64::try_from(time.tv_sec).ok()? * 1_000_000_000 + u64::try_from(time.tv_nsec).ok()?)
+        let mut text = String::new();
+        let file = File::open(self.root().join(pid).join("timens_offsets")).ok()?;
+        file.take(MAX_OFFSETS_BYTES).read_to_string(&mut text).ok()?;
+        let words = text.lines().find_map(|line| line.strip_prefix("monotonic "))?;
+        let mut words = words.split_whitespace();
+        let (seconds, ns) = (words.next()?.parse::<i64>().ok()?, words.next()?.parse::<i64>().ok()?);
+        seconds.checked_mul(NS_PER_S)?.checked_add(ns)
+    }
+
+    fn time_namespace(&self, pid: &str, name: &str) -> Option<std::path::PathBuf> {
+        fs::read_link(self.root().join(pid).join("ns").join(name)).ok()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{os::unix::fs::symlink, path::Path};
+
     use super::*;
 
-    #[test]
-    fn a_process_uses_what_its_threads_use() {
-        let (before, thread) = (cpu_time_ns(std::process::id()).unwrap(), thread_cpu_time_ns());
-        while thread_cpu_time_ns() < thread + 2_000_000 {}
-        let used = cpu_time_ns(std::process::id()).unwrap() - before;
-        assert!(used >= 2_000_000, "{used} ns");
+    fn process(root: &Path, pid: &str, namespace: &str, for_children: &str, offsets: &str) {
+        let folder = root.join(pid).join("ns");
+        fs::create_dir_all(&folder).unwrap();
+        symlink(namespace, folder.join("time")).unwrap();
+        symlink(for_children, folder.join("time_for_children")).unwrap();
+        fs::write(root.join(pid).join("timens_offsets"), offsets).unwrap();
     }
 
     #[test]
-    fn nobody_has_no_time() {
-        assert_eq!(cpu_time_ns(u32::MAX), None);
-        assert_eq!(cpu_time_ns(4_194_305), None, "above the largest pid there is");
+    fn a_clock_is_ahead_by_the_difference_of_the_offsets() {
+        let dir = tempfile::tempdir().unwrap();
+        process(dir.path(), "self", "time:[1]", "time:[1]", "monotonic           5         0\nboottime 0 0\n");
+        process(dir.path(), "7", "time:[2]", "time:[2]", "monotonic         -10 500000000\nboottime 0 0\n");
+        process(dir.path(), "8", "time:[1]", "time:[3]", "monotonic 99 0\n");
+        process(dir.path(), "9", "time:[2]", "time:[3]", "monotonic 99 0\n");
+        let proc = Proc::at(dir.path().to_owned());
+        assert_eq!(proc.clock_ahead_ns(7), Some(-15 * NS_PER_S + NS_PER_S / 2));
+        assert_eq!(proc.clock_ahead_ns(8), Some(0), "only its children will be elsewhere");
+        assert_eq!(proc.clock_ahead_ns(9), None, "what is shown is not its own");
+    }
+
+    #[test]
+    fn without_time_namespaces_there_is_one_clock() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Proc::at(dir.path().to_owned()).clock_ahead_ns(7), Some(0));
     }
 }

@@ -4,7 +4,9 @@
 //! - [`file`]: a binary's bytes without mapping them,
 //! - [`mapping`]: the code in its memory,
 //! - [`memory`]: what is in a process's memory, read while it runs,
-//! - `clock`: the CPU time of a process, and the agent's own,
+//! - `cpu_time`: the CPU time of a process, and the agent's own,
+//! - `clock`: how its monotonic clock stands to ours,
+//! - `threads`: what its threads do right now,
 //! - [`cgroup`]: its container or unit, and its limits,
 //! - [`environment`]: what its Go runtime was told at the start.
 //!
@@ -13,17 +15,20 @@
 mod batch;
 pub mod cgroup;
 mod clock;
+mod cpu_time;
 pub mod environment;
 pub mod file;
 pub mod mapping;
 pub mod memory;
 pub mod process;
+mod threads;
 
 pub use batch::Batch;
 pub use cgroup::{Cgroup, Limits};
-pub use clock::{cpu_time_ns, thread_cpu_time_ns, ticks_since_boot};
+pub use cpu_time::{cpu_time_ns, thread_cpu_time_ns, ticks_since_boot};
 pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};
 pub use memory::{Memory, MemoryError, ProcessMemory};
 pub use process::{HostError, Identity, Proc};
+pub use threads::{Sample, Sampling, Threads};

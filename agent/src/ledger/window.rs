@@ -28,6 +28,9 @@ pub enum Spoiled {
     /// The goid or the start function of a goroutine could not be read.
     #[error("a birth or exit could not be read whole")]
     Unread,
+    /// A thread got no time on a processor: it may be between an event and its effect in memory.
+    #[error("a thread of the process got no time on a processor")]
+    Unsettled,
     /// An event from before the window was counted late.
     #[error("counts from before the window moved during it")]
     Moved,
@@ -72,7 +75,7 @@ pub fn unnumbered(lives: &[Life]) -> Vec<RuntimeAddr> {
 ///
 /// # Errors
 ///
-/// Every [`Spoiled`] but [`Spoiled::Moved`] and [`Spoiled::Incomplete`], which the caller knows.
+/// Every [`Spoiled`] but [`Spoiled::Unsettled`], [`Spoiled::Moved`] and [`Spoiled::Incomplete`], which the caller knows.
 pub fn alive_at_end(
     census: impl Iterator<Item = (u64, Site)>,
     lives: &[Life],

@@ -17,7 +17,7 @@ use crate::{
     binary::{Binary, BinaryError},
     census::{Census, CensusError, Detail, Runtime},
     export::{Dump, Names, ProcessFacts},
-    host::{HostError, Identity, Proc, ProcessMemory},
+    host::{HostError, Identity, Proc, ProcessMemory, Threads},
     runtime::{Layout, WaitReasons},
     symbols::{SymbolSource, Symbolizer},
 };
@@ -165,9 +165,10 @@ impl Subject {
         let (binary, layout) = (Arc::clone(&self.understood.binary), self.understood.layout.clone());
         let witness = bias.to_runtime(binary.function_table_address());
         let read = move || {
-            let census = ProcessMemory::open(&proc, identity, witness)
-                .map_err(CensusError::from)
-                .and_then(|memory| Runtime::find(&memory, binary, bias, layout)?.census(&memory, detail));
+            let census = ProcessMemory::open(&proc, identity, witness).map_err(CensusError::from).and_then(|memory| {
+                let runtime = Runtime::find(&memory, binary, bias, layout)?;
+                runtime.census_with_running(&memory, detail, &Threads::of(proc, identity))
+            });
             drop(guard);
             // Nobody listens any more after the time limit.
             let _ = sender.send(census);
@@ -176,8 +177,11 @@ impl Subject {
             .name("census".to_owned())
             .spawn(read)
             .map_err(|error| HostError::Unreadable { path: PathBuf::from("census thread"), why: error.to_string() })?;
-        receiver
+        let mut census = receiver
             .recv_timeout(timeout)
-            .unwrap_or(Err(CensusError::HeldBack { pid: identity.pid, seconds: timeout.as_secs() }))
+            .unwrap_or(Err(CensusError::HeldBack { pid: identity.pid, seconds: timeout.as_secs() }))?;
+        let ahead_ns = self.proc.clock_ahead_ns(identity.pid);
+        census.monotonic_ns = census.monotonic_ns.zip(ahead_ns).and_then(|(now, ahead)| now.checked_add_signed(ahead));
+        Ok(census)
     }
 }

@@ -37,12 +37,13 @@ use crate::{
     runtime::scheduler::GoidStock,
 };
 
-/// How long events that began before a window are given to be counted and to show in memory: at least, and at most
-/// where some threads of the process get no time on a processor.
+/// How long events that began before a window are given to be counted and to show in memory: at least, and at most. Where
+/// a thread of the process got no time on a processor until then, the window says nothing.
 const SETTLE: Duration = Duration::from_millis(4);
 const SETTLE_LIMIT: Duration = Duration::from_millis(400);
-/// A thread that has run for so long since is past any event from before. The kernel updates the time at its ticks.
-const PAST_EVENTS_NS: u64 = 100_000;
+/// A thread that has run for so long since is past any event from before: 100 µs, and a tick of the slowest kernels
+/// (HZ=100), for the time of a thread that runs is only brought up to date then.
+const PAST_EVENTS_NS: u64 = 10_100_000;
 /// How long births after a window are told.
 const TAIL: Duration = Duration::from_millis(4);
 /// How long a census may take before its process is given up.
@@ -309,6 +310,7 @@ impl Watch {
                 open.phase = Phase::Settling(threads.into_iter().filter(stays).collect());
                 Ok(Step::Goes(Box::new(open)))
             }
+            Phase::Settling(threads) if !threads.is_empty() => Ok(Step::Spoiled(Spoiled::Unsettled)),
             Phase::Settling(_) => {
                 let Some((_, process, binary)) = self.processes().find(|(id, ..)| *id == open.id) else {
                     return Ok(Step::Spoiled(Spoiled::Incomplete));

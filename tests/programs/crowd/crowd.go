@@ -233,6 +233,34 @@ func breed() {
 
 func mayfly(young *sync.WaitGroup) { young.Done() }
 
+var spinning int32
+
+// spin has one goroutine run without a pause, three calls deep.
+func spin(on bool) {
+	if !on {
+		atomic.StoreInt32(&spinning, 0)
+	} else if atomic.CompareAndSwapInt32(&spinning, 0, 1) {
+		go spinOuter()
+	}
+}
+
+func spinOuter() {
+	for n := 0; atomic.LoadInt32(&spinning) == 1; n++ {
+		spinMiddle(n)
+	}
+}
+
+//go:noinline
+func spinMiddle(n int) int { return spinInner(n) + 1 }
+
+//go:noinline
+func spinInner(n int) int {
+	for i := 0; i < 1000; i++ {
+		n = n*31 + i
+	}
+	return n
+}
+
 func init() {
 	if os.Getenv("CROWD_GATHER") != "" {
 		gather()

@@ -7,7 +7,9 @@
 //	gather           starts the crowd: one or more goroutines for each state; answers once they all rest
 //	many N DEPTH     N more goroutines, parked DEPTH calls deep
 //	churn on|off     goroutines that are born and end as fast as they can
-//	dump FILE        the runtime's own dump (debug=2) into FILE; answers with the number of goroutines
+//	spin on|off      a goroutine that never waits
+//	dump FILE        the runtime's own dump (debug=2) into FILE, written by another goroutine once the main one rests
+//	proto FILE       the same of the goroutine profile (debug=0)
 //	profile LEVEL    the goroutine profile at that debug level, thrown away: how long it takes, and its longest pause
 //	count            runtime.NumGoroutine()
 //	collect          one garbage collection, which makes the runtime note since when goroutines wait
@@ -16,7 +18,9 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/pprof"
@@ -49,8 +53,13 @@ func obey(command string, args []string) (answer, error) {
 	case command == "churn" && len(args) == 1:
 		churn(args[0] == "on")
 		return count()
+	case command == "spin" && len(args) == 1:
+		spin(args[0] == "on")
+		return count()
 	case command == "dump" && len(args) == 1:
-		return dump(args[0])
+		return whenMainRests(args[0], dump)
+	case command == "proto" && len(args) == 1:
+		return whenMainRests(args[0], proto)
 	case command == "profile" && len(args) == 1:
 		level, err := strconv.Atoi(args[0])
 		if err != nil {
@@ -76,15 +85,40 @@ func count() (answer, error) {
 	return answer{"goroutines": runtime.NumGoroutine()}, nil
 }
 
-func dump(file string) (answer, error) {
+// whenMainRests has a file written by a goroutine of its own, when the main one is waiting for its next command: then
+// the writer is the only goroutine that does anything. The file has its name only once it is whole.
+func whenMainRests(file string, write func(io.Writer) error) (answer, error) {
+	go writer(file, write)
+	return answer{}, nil
+}
+
+func writer(file string, write func(io.Writer) error) {
+	time.Sleep(50 * time.Millisecond)
+	var out bytes.Buffer
+	if err := write(&out); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	unfinished := file + "~"
+	if err := os.WriteFile(unfinished, out.Bytes(), 0o600); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	os.Rename(unfinished, file)
+}
+
+func dump(out io.Writer) error {
 	for size := 1 << 20; ; size *= 2 {
 		buffer := make([]byte, size)
 		n := runtime.Stack(buffer, true)
 		if n < size {
-			return answer{"goroutines": runtime.NumGoroutine()}, os.WriteFile(file, buffer[:n], 0o600)
+			_, err := out.Write(buffer[:n])
+			return err
 		}
 	}
 }
+
+func proto(out io.Writer) error { return pprof.Lookup("goroutine").WriteTo(out, 0) }
 
 type nowhere struct{ bytes int64 }
 
