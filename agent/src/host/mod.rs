@@ -2,6 +2,7 @@
 //!
 //! - [`process`]: one process, its identity and its executable,
 //! - [`file`]: a binary's bytes without mapping them,
+//! - [`debug_file`]: debug information beside it,
 //! - [`mapping`]: the code in its memory,
 //! - [`memory`]: what is in a process's memory, read while it runs,
 //! - [`cgroup`]: its container or unit, and its limits,
@@ -11,6 +12,7 @@
 
 mod batch;
 pub mod cgroup;
+pub mod debug_file;
 pub mod environment;
 pub mod file;
 pub mod mapping;
@@ -19,6 +21,7 @@ pub mod process;
 
 pub use batch::Batch;
 pub use cgroup::{Cgroup, Limits};
+pub use debug_file::DebugFolder;
 pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};
