@@ -2,6 +2,7 @@
 //!
 //! - [`process`]: one process, its identity and its executable,
 //! - [`file`]: a binary's bytes without mapping them,
+//! - [`debug_file`]: debug information beside it,
 //! - [`mapping`]: the code in its memory,
 //! - [`memory`]: what is in a process's memory, read while it runs,
 //! - `cpu_time`: the CPU time of a process, and the agent's own,
@@ -16,6 +17,7 @@ mod batch;
 pub mod cgroup;
 mod clock;
 mod cpu_time;
+pub mod debug_file;
 pub mod environment;
 pub mod file;
 pub mod mapping;
@@ -26,6 +28,7 @@ mod threads;
 pub use batch::Batch;
 pub use cgroup::{Cgroup, Limits};
 pub use cpu_time::{cpu_time_ns, thread_cpu_time_ns, ticks_since_boot};
+pub use debug_file::DebugFolder;
 pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};

@@ -14,7 +14,7 @@ use parkranger_common::probe::{GOffsets, MAX_BINARIES, ProbeWord};
 use crate::{
     address::VirtAddr,
     binary::{Architecture, Binary, BinaryError, may_hold_go},
-    host::{FileId, FileSource, FileVersion, HostError, MappedFile, Mapping},
+    host::{DebugFolder, FileId, FileSource, FileVersion, HostError, MappedFile, Mapping},
     kernel::attach::Probe,
     plan::{GoroutineSource, Plan},
     runtime::{Layout, WaitReasons},
@@ -217,7 +217,7 @@ impl Binaries {
 }
 
 fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolSource) -> Result<Watchable, Refusal> {
-    let binary = Arc::new(Binary::parse(Arc::new(source)).map_err(|error| match error {
+    let binary = Arc::new(DebugFolder::default().read_binary(source).map_err(|error| match error {
         BinaryError::NotElf | BinaryError::NotGo => Refusal::NotGo,
         other => Refusal::Binary(other.to_string()),
     })?);
