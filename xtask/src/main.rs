@@ -8,6 +8,7 @@ mod agent;
 mod apt;
 mod arm64;
 mod bench;
+mod churn;
 mod cross;
 mod demo;
 mod ebpf;
@@ -80,6 +81,12 @@ enum Command {
         /// Only these versions and ways: 1.27 PIE cgo
         args: Vec<String>,
     },
+    /// Start and end Go programs, 50 a second, and see whether the agent keeps up (needs root)
+    Churn {
+        /// How long
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
     /// Count on a real arm64 kernel, under emulation
     Arm64,
     /// Check formatting, and clippy with warnings as errors
@@ -125,6 +132,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Bench { args } => bench::run(&paths, args),
         Command::Fuzz(options) => fuzz::run(&paths, options),
         Command::Matrix { args } => matrix::run(&paths, args),
+        Command::Churn { minutes } => churn::run(&paths, *minutes),
         Command::Arm64 => arm64::run(&paths),
         Command::Lint => lint::run(&paths),
         Command::Cargo { args } => agent::pass_through(&paths, args),
