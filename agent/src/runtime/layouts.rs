@@ -33,8 +33,8 @@ pub(super) struct Row {
 impl Row {
     /// The row of a Go version; of the nearest for one that is not in the table.
     pub(super) fn nearest(version: &GoVersion) -> &'static Self {
-        let after = ROWS.partition_point(|row| row.go <= (version.major, version.minor));
-        &ROWS[after.saturating_sub(1)]
+        let [oldest, ..] = &ROWS;
+        ROWS.iter().rfind(|row| row.go <= (version.major, version.minor)).unwrap_or(oldest)
     }
 
     /// Its version, as `1.27`.

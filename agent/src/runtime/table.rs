@@ -3,7 +3,7 @@
 use super::layouts::Row;
 
 /// Oldest first.
-pub(super) const ROWS: &[Row] = &[
+pub(super) static ROWS: [Row; 9] = [
     Row {
         go: (1, 19),
         toolchain: Some("1.19.8"),

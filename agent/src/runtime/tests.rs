@@ -60,7 +60,7 @@ fn the_other_columns_are_what_dwarf_says() {
 /// The stages that have numbers of their own have the table's.
 #[test]
 fn what_does_not_change_is_the_same_in_every_row() {
-    for row in ROWS {
+    for row in &ROWS {
         let [minpc, maxpc, text, gofunc] = row.moduledata.map(|at| at as usize);
         assert_eq!([minpc, maxpc, text], crate::binary::PLACES_IN_MODULEDATA, "{row:?}");
         let version = GoVersion::parse(&format!("go{}", row.name())).expect("a version");

@@ -179,8 +179,9 @@ fn column(fields: &Fields, file: &Path, name: &str, wanted: &[&str]) -> Result<V
 fn table(files: &[(&Release, [PathBuf; 2])], fields: &Fields) -> Result<String> {
     let mut text = String::from(
         "//! Where the fields of the runtime's structs are. Written by `cargo xtask layouts`; not edited by hand.\n\n\
-         use super::layouts::Row;\n\n/// Oldest first.\npub(super) const ROWS: &[Row] = &[\n",
+         use super::layouts::Row;\n\n/// Oldest first.\npub(super) static ROWS: [Row; COUNT] = [\n",
     );
+    let mut rows = 0;
     let mut before: Option<(u32, String)> = None;
     for (release, [amd64, arm64]) in files {
         let mut columns = String::new();
@@ -203,15 +204,17 @@ fn table(files: &[(&Release, [PathBuf; 2])], fields: &Fields) -> Result<String> 
         let minor = release.minor_number();
         if let Some((last, columns)) = before.take() {
             for missing in last + 1..minor {
+                rows += 1;
                 writeln!(text, "// No toolchain was at hand: as the one before, until memory says otherwise.")?;
                 writeln!(text, "Row {{ go: (1, {missing}), toolchain: None,\n{columns}}},")?;
             }
         }
+        rows += 1;
         writeln!(text, "Row {{ go: (1, {minor}), toolchain: Some(\"{}\"),\n{columns}}},", release.version())?;
         before = Some((minor, columns));
     }
     text.push_str("];\n");
-    Ok(text)
+    Ok(text.replacen("COUNT", &rows.to_string(), 1))
 }
 
 fn formatted(source: &str) -> Result<String> {
