@@ -14,6 +14,7 @@ mod demo;
 mod ebpf;
 mod fuzz;
 mod go;
+mod layouts;
 mod lint;
 mod matrix;
 mod paths;
@@ -21,6 +22,7 @@ mod rust;
 mod schemathesis;
 mod setup;
 mod step;
+mod symbols;
 mod test;
 
 use std::process::ExitCode;
@@ -87,6 +89,14 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
+    /// Compare the frames that DWARF and gopclntab give, at every pc of six large programs
+    Symbols,
+    /// Write the table of the runtime's structs, from the DWARF of every supported Go, for amd64 and arm64
+    Layouts {
+        /// Write nothing; fail where the committed table says anything else
+        #[arg(long)]
+        check: bool,
+    },
     /// Count on a real arm64 kernel, under emulation
     Arm64,
     /// Check formatting, and clippy with warnings as errors
@@ -133,6 +143,8 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Fuzz(options) => fuzz::run(&paths, options),
         Command::Matrix { args } => matrix::run(&paths, args),
         Command::Churn { minutes } => churn::run(&paths, *minutes),
+        Command::Symbols => symbols::run(&paths),
+        Command::Layouts { check } => layouts::run(&paths, *check),
         Command::Arm64 => arm64::run(&paths),
         Command::Lint => lint::run(&paths),
         Command::Cargo { args } => agent::pass_through(&paths, args),
