@@ -4,7 +4,7 @@
 //! - [`file`]: a binary's bytes without mapping them,
 //! - [`mapping`]: the code in its memory,
 //! - [`memory`]: what is in a process's memory, read while it runs,
-//! - `clock`: how its monotonic clock stands to ours,
+//! - `time_namespace`: how its monotonic clock stands to ours,
 //! - `threads`: what its threads do right now,
 //! - [`cgroup`]: its container or unit, and its limits,
 //! - [`environment`]: what its Go runtime was told at the start.
@@ -13,16 +13,16 @@
 
 mod batch;
 pub mod cgroup;
-mod clock;
 pub mod environment;
 pub mod file;
 pub mod mapping;
 pub mod memory;
 pub mod process;
 mod threads;
+mod time_namespace;
 
 pub use batch::Batch;
-pub use cgroup::{Cgroup, Limits};
+pub use cgroup::{Cgroup, Limits, Place};
 pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};

@@ -14,6 +14,7 @@ pub mod binaries;
 mod proof;
 pub mod runtimes;
 pub mod snapshot;
+pub mod stacks;
 pub mod target;
 mod window;
 mod worker;
