@@ -164,12 +164,12 @@ fn unreadable_pages(go: &Toolchain) -> Result<()> {
 /// Census after census while the process ends, becomes another program, or has its memory unmapped: each is of its own
 /// goroutines and no others, or says why there is none; and once it is gone, that is what is said.
 fn an_end_in_between(go: &Toolchain) -> Result<()> {
-    let ends: [(&str, fn(&mut Crowd) -> Result<()>); 3] = [
-        ("killed", Crowd::kill),
-        ("another program", |crowd| crowd.last_command("become /bin/true")),
-        ("unmapped", |crowd| crowd.last_command("unmap")),
-    ];
-    for (name, end) in ends {
+    for name in ["killed", "another program", "unmapped"] {
+        let end = |crowd: &mut Crowd| match name {
+            "killed" => crowd.kill(),
+            "another program" => crowd.last_command("become /bin/true"),
+            _ => crowd.last_command("unmap"),
+        };
         for round in 0..8u64 {
             let (mut crowd, subject) = crowd(go)?;
             let memory = subject.memory()?;
