@@ -11,6 +11,7 @@
 //!                       census/    every goroutine, read from outside: states, stacks       (target memory)
 //!                       ledger/    births, parks, exits, live, losses                        (pure state, no I/O)
 //!                       symbols/   pc ▶ function, file, line, inlined frames
+//!                       governor/  measured cost ▶ fidelity                                  (pure state, no I/O)
 //!                       watch/     keeps host, kernel and ledger in step ▶ one snapshot
 //!                       views/     one snapshot ▶ table, JSON
 //!                       subject/   one process understood and read on request               (no probes)
@@ -24,6 +25,7 @@ pub mod binary;
 pub mod census;
 pub mod cli;
 pub mod export;
+pub mod governor;
 pub mod host;
 pub mod kernel;
 pub mod ledger;

@@ -12,7 +12,8 @@ pub const MAX_STACK: usize = 24;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
-    /// A process of a watched binary was counted for the first time; `site` has only the process.
+    /// A process of a watched binary was counted for the first time; `site` has the process, and for `gopc` the address of
+    /// the probed instruction.
     ProcessSeen = 1,
     /// A watched process called execve: its id ends here.
     ProcessExec = 2,
@@ -20,6 +21,8 @@ pub enum Kind {
     ProcessExit = 3,
     /// A goroutine was born at a site for the first time; `stack` is who called it.
     SiteSeen = 4,
+    /// A process that is not watched called execve: its new program may be one to watch. `site` has only the process.
+    ProgramBegun = 5,
 }
 
 /// One record.

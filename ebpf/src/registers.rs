@@ -26,6 +26,12 @@ pub fn current_g(ctx: &ProbeContext) -> u64 {
     arch::register(ctx, arch::CURRENT_G)
 }
 
+/// The address of the probed instruction.
+#[inline(always)]
+pub fn instruction(ctx: &ProbeContext) -> u64 {
+    arch::instruction(ctx)
+}
+
 /// Whether the "lower or same" branch of the stack check is about to be taken, that is: the stack will grow and the
 /// function start again.
 #[inline(always)]
@@ -59,6 +65,12 @@ mod arch {
         }
     }
 
+    #[inline(always)]
+    pub fn instruction(ctx: &ProbeContext) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*ctx.regs).rip }
+    }
+
     /// `jbe` is taken iff CF or ZF is set.
     #[inline(always)]
     pub fn branch_taken(ctx: &ProbeContext) -> bool {
@@ -81,6 +93,12 @@ mod arch {
     pub fn register(ctx: &ProbeContext, register: usize) -> u64 {
         // SAFETY: the kernel hands every uprobe program a valid `user_pt_regs`; the verifier checks the access.
         unsafe { (*ctx.regs).regs[register] }
+    }
+
+    #[inline(always)]
+    pub fn instruction(ctx: &ProbeContext) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*ctx.regs).pc }
     }
 
     /// `b.ls` is taken iff C is clear or Z is set.

@@ -36,7 +36,7 @@ pub fn with_word(ctx: &ProbeContext, word: ProbeWord) {
     // SAFETY: the entry may be replaced while we read it; it is then another run of the same pid, handled as such.
     let process = match unsafe { PROCESSES.get(&tgid) } {
         Some(process) => process,
-        None if word.adopts() => match processes::adopt(tgid, word) {
+        None if word.adopts() => match processes::adopt(tgid, word, registers::instruction(ctx)) {
             Some(process) => process,
             None => return,
         },

@@ -1,7 +1,7 @@
 //! One parser at a time over one input. A driver returns whatever the parser says of the bytes; it panics where an answer
 //! breaks what the parser promises.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parkranger::{
     address::VirtAddr,
@@ -18,6 +18,8 @@ use crate::input::Input;
 const MAX_PLACES: usize = 96;
 /// No chain of inlined calls is longer (`symbols` refuses at 256).
 const MAX_FRAMES: usize = 257;
+/// Processor time for one input and one parser, with the checks of a debug build or the fuzzer's instrumentation.
+pub const LONGEST: Duration = Duration::from_secs(10);
 
 /// What is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,14 @@ impl Parser {
             Self::Plan => "plan",
             Self::Record => "record",
         }
+    }
+
+    /// Runs it, and says how much time of a processor that took: a machine may be busy with other things.
+    pub fn time(self, input: &[u8]) -> Duration {
+        let now = || Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime));
+        let start = now().unwrap_or_default();
+        self.run(input);
+        now().unwrap_or_default().saturating_sub(start)
     }
 
     /// Runs it. Says whether the input got as far as an answer.

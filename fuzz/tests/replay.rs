@@ -4,16 +4,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use parkranger_fuzz::{
-    drive::Parser,
+    drive::{LONGEST, Parser},
     image::{Image, RECIPES},
 };
-
-/// For one input and one parser, in a debug build on a busy machine.
-const LONGEST: Duration = Duration::from_secs(10);
 
 /// One input: its name, its bytes, and who is to read it.
 type Input = (String, Vec<u8>, Vec<Parser>);
@@ -57,9 +53,7 @@ fn from_hex(line: &str) -> Vec<u8> {
 fn no_input_of_the_corpus_breaks_a_parser() {
     for (name, input, parsers) in corpus() {
         for parser in parsers {
-            let start = Instant::now();
-            parser.run(&input);
-            let took = start.elapsed();
+            let took = parser.time(&input);
             assert!(took < LONGEST, "{} took {took:?} for {name}", parser.name());
         }
     }

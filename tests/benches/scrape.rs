@@ -8,7 +8,8 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Result, ensure};
 use parkranger::address::RuntimeAddr;
 use parkranger::export::metrics::{SiteBook, render};
-use parkranger::ledger::{Audits, Site};
+use parkranger::governor::{Fidelity, Governed};
+use parkranger::ledger::{Audits, Missing, Site};
 use parkranger::watch::Snapshot;
 use parkranger::watch::snapshot::{ProcessSnapshot, SiteSnapshot};
 use parkranger_common::counts::ProcessId;
@@ -62,7 +63,7 @@ fn main() -> Result<()> {
 /// A host on which things happen between `round`s.
 fn snapshot(round: u64) -> Snapshot {
     let processes = (1..=PROCESSES).map(|pid| process(pid, round)).collect();
-    Snapshot { time: SystemTime::now(), processes, refused: 0, losses: BTreeMap::new() }
+    Snapshot { time: SystemTime::now(), processes, refused: 0, losses: BTreeMap::new(), budget: None }
 }
 
 fn process(pid: u32, round: u64) -> ProcessSnapshot {
@@ -78,6 +79,8 @@ fn process(pid: u32, round: u64) -> ProcessSnapshot {
         layout_is_older: false,
         baseline: true,
         audits: Audits::default(),
+        governed: Governed { fidelity: Fidelity::Full, cost: Some(0.001), steps: 0 },
+        missing: Missing::default(),
         ended: false,
         births: sites.iter().map(|site| site.births).sum(),
         exits: sites.iter().map(|site| site.exits).sum(),

@@ -43,6 +43,14 @@ pub struct Process {
     pub go_version: String,
     /// How much is recorded.
     pub fidelity: String,
+    /// What watching costs it, as a share of its own CPU time.
+    pub cost: Option<f64>,
+    /// How often the fidelity changed.
+    pub fidelity_changes: u64,
+    /// For how long something was not counted.
+    pub uncounted: Uncounted,
+    /// The part of the time that parks were counted in, where they were sampled.
+    pub window_share: Option<f64>,
     /// Whether goroutines older than the agent are counted in.
     pub baseline: bool,
     /// How often that was checked against a census.
@@ -59,6 +67,15 @@ pub struct Process {
     pub losses: BTreeMap<String, u64>,
     /// One per (site, start function).
     pub sites: Vec<Site>,
+}
+
+/// For how long something was not counted at all, in seconds.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Uncounted {
+    /// Births and exits.
+    pub births_exits_seconds: f64,
+    /// Parks.
+    pub parks_seconds: f64,
 }
 
 /// Comparisons of the agent's counts with what is in the target's memory.
@@ -248,7 +265,7 @@ pub struct Top {
 }
 
 impl Top {
-    /// Watches one process, and returns when it is attached: at the first line that has the process.
+    /// Watches one process, whatever it costs, and returns when it is attached: at the first line that has the process.
     ///
     /// # Errors
     /// When that does not happen in time, with what the agent said.
@@ -263,6 +280,7 @@ impl Top {
     pub fn start_with(pid: u32, args: &[&str]) -> Result<Top> {
         let mut child = Command::new(binary()?)
             .args(["top", "--json", "--interval", "200ms", "--pid", &pid.to_string()])
+            .args(whatever_it_costs(args))
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -373,6 +391,11 @@ impl Drop for Top {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Exact counts of programs that do nothing but what is counted need a budget that is not the usual one.
+pub(crate) fn whatever_it_costs(args: &[&str]) -> &'static [&'static str] {
+    if args.contains(&"--budget") || args.contains(&"--config") { &[] } else { &["--budget", "off"] }
 }
 
 /// Parses one line of `top --json`.

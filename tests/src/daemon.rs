@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::agent::{Output, binary, run_to_end, signal};
+use crate::agent::{Output, binary, run_to_end, signal, whatever_it_costs};
 use crate::go::{Program, Toolchain, Variant};
 use crate::http::{Response, get, get_ok};
 use crate::target::Target;
@@ -61,6 +61,7 @@ impl Daemon {
         if !args.contains(&"--listen") && !args.contains(&"--config") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
+        command.args(whatever_it_costs(args));
         let mut child = command.args(args).stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().context("stderr")?;
         let (sender, log) = channel();

@@ -36,6 +36,8 @@ pub enum Program {
     Crowd,
     /// Has `net/http/pprof` of its own.
     Served,
+    /// Does one kind of work as fast as it can.
+    Load,
 }
 
 /// The ways to build a program.
@@ -71,6 +73,7 @@ impl Program {
             Program::Bench => "bench",
             Program::Crowd => "crowd",
             Program::Served => "served",
+            Program::Load => "load",
         };
         programs().join(name)
     }

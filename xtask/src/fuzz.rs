@@ -37,13 +37,15 @@ const INSTRUMENTATION: [&str; 9] = [
     "--cfg=fuzzing",
 ];
 
-/// What any one input may cost.
-const LIMITS: [&str; 3] = ["-rss_limit_mb=512", "-timeout=10", "-max_len=4096"];
+/// What any one input may cost. The target itself limits the processor time to 10 s; libFuzzer's clock runs on while
+/// the machine does something else, and is for what sleeps or never ends.
+const LIMITS: [&str; 3] = ["-rss_limit_mb=512", TIMEOUT, "-max_len=4096"];
+const TIMEOUT: &str = "-timeout=120";
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// How long to fuzz each parser
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     minutes: u32,
     /// Put what was found into fuzz/corpus/found afterwards
     #[arg(long)]
@@ -134,7 +136,7 @@ fn keep(paths: &Paths, target: &Path, parser: &str, work: &Path) -> Result<()> {
     fs::remove_dir_all(&smallest).ok();
     fs::create_dir_all(&smallest).with_context(|| format!("cannot create {}", smallest.display()))?;
     let mut command = fuzzer(target, parser);
-    openly(command.args(["-merge=1", "-max_len=512", "-timeout=10"]).args([&smallest, work]), "merging failed")?;
+    openly(command.args(["-merge=1", "-max_len=512", TIMEOUT]).args([&smallest, work]), "merging failed")?;
     let mut lines = Vec::new();
     for file in fs::read_dir(&smallest)? {
         let bytes = fs::read(file?.path())?;

@@ -110,7 +110,25 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// A file that the kernel maps.
     pub(crate) fn parse(source: Arc<dyn Source>) -> Result<Self, BinaryError> {
+        let image = Self::parse_headers(source)?;
+        if image.segments.is_empty() {
+            return Err(BinaryError::malformed("program header table", 0));
+        }
+        Ok(image)
+    }
+
+    /// A file with nothing but sections, whose segments are another file's.
+    pub(crate) fn parse_debug_file(source: Arc<dyn Source>) -> Result<Self, BinaryError> {
+        let image = Self::parse_headers(source)?;
+        if image.sections.is_empty() {
+            return Err(BinaryError::malformed("section header table", 0));
+        }
+        Ok(image)
+    }
+
+    fn parse_headers(source: Arc<dyn Source>) -> Result<Self, BinaryError> {
         let mut header = [0u8; HEADER_BYTES];
         if source.len() < HEADER_BYTES as u64 {
             return Err(BinaryError::NotElf);
@@ -153,9 +171,6 @@ impl Image {
         };
         let raw = image.file(table, u64::from(count) * PROGRAM_HEADER_BYTES as u64, "program header table")?;
         image.read_segments(&raw);
-        if image.segments.is_empty() {
-            return Err(BinaryError::malformed("program header table", table));
-        }
         image.program_headers = image.address_of(FileOffset(table));
         image.sections = image.read_sections(&header).unwrap_or_default();
         Ok(image)

@@ -11,8 +11,10 @@
 //! | `build_info` | Go version, module, settings |
 //! | `locate` | where gopclntab and moduledata are |
 //! | `pclntab` | functions, lines, inline trees |
+//! | `pc_values` | the tables of what holds where in a function |
 //! | `names` | functions by name, inlined copies |
 //! | `prefix` | the first part of a compressed section |
+//! | `debug_file` | a debug file beside the binary |
 //! | `debug_info` | the units of DWARF, for `runtime` and `symbols` |
 //!
 //! Refused: anything but 64-bit little-endian ELF for amd64 and arm64, and Go before 1.18.
@@ -21,11 +23,13 @@
 
 mod build_info;
 pub(crate) mod bytes;
+mod debug_file;
 pub(crate) mod debug_info;
 pub(crate) mod elf;
 mod error;
 mod locate;
 mod names;
+mod pc_values;
 pub(crate) mod pclntab;
 pub(crate) mod prefix;
 mod relocations;
@@ -39,6 +43,7 @@ mod version;
 use std::sync::{Arc, OnceLock};
 
 pub use build_info::{BuildInfo, GoVersion};
+pub use debug_file::{DebugLink, DebugProof};
 pub use error::BinaryError;
 pub use source::Source;
 
@@ -100,6 +105,8 @@ pub struct Function {
 /// Facts are read when asked for; what is kept is small and does not grow with the number of questions.
 pub struct Binary {
     image: Image,
+    /// Debug information in a file of its own.
+    debug_file: Option<Image>,
     table: Pclntab,
     version: GoVersion,
     build_info: Option<BuildInfo>,
@@ -126,6 +133,7 @@ impl Binary {
         let gnu_build_id = build_info::note(&image, b"GNU\0", NOTE_GNU_BUILD_ID).filter(|id| !id.is_empty());
         let mut binary = Self {
             image,
+            debug_file: None,
             table,
             version: GoVersion::default(),
             build_info,

@@ -8,8 +8,9 @@
 
 use super::{
     BinaryError,
-    bytes::{i32_at, u8_at, u32_at, u64_at, varint},
+    bytes::{i32_at, u8_at, u32_at, u64_at},
     elf::Image,
+    pc_values::PcValues,
 };
 
 const MAGIC_1_18: u32 = 0xffff_fff0;
@@ -23,8 +24,6 @@ const MAX_FUNCTIONS: u32 = 8 << 20;
 const MAX_TABLE_BYTES: u64 = 1 << 30;
 const FUNCTAB_ENTRY_BYTES: u64 = 8;
 const MAX_NAME_BYTES: usize = 16 << 10;
-/// One pc-value table; the largest real ones (generated init functions) are some hundred KiB.
-const MAX_PCVALUE_BYTES: u64 = 4 << 20;
 const MAX_PCDATA: u32 = 64;
 
 /// Index of the inline tree among a function's `pcdata` (`abi.PCDATA_InlTreeIndex`).
@@ -322,26 +321,28 @@ impl Pclntab {
         Err(BinaryError::malformed(what, address))
     }
 
-    /// The file and line of `pc`, a pc of `record`, and the innermost inlined call around it. `None` in the padding
-    /// behind the function's code.
-    pub(crate) fn position(&self, image: &Image, record: &Record, pc: u64) -> Result<Option<Position>, BinaryError> {
-        let Some(line) = self.pc_value(image, record, record.pc_line, pc)? else { return Ok(None) };
-        let Some(file) = self.pc_value(image, record, record.pc_file, pc)? else { return Ok(None) };
-        let file = match u32::try_from(file) {
-            Ok(file) => self.file(image, record, file)?,
-            Err(_) => None,
-        };
-        Ok(Some(Position {
-            file: file.unwrap_or_else(|| "?".into()),
-            line: u32::try_from(line).unwrap_or_default(),
-            inlined: self.inlined_call(image, record, pc)?,
-        }))
+    /// What the pcs of a function say about themselves.
+    pub(crate) fn positions<'t>(&'t self, image: &'t Image, record: &'t Record) -> Positions<'t> {
+        let values = |table| self.pc_values(image, record, table);
+        Positions {
+            table: self,
+            image,
+            record,
+            line: values(record.pc_line),
+            file: values(record.pc_file),
+            inlined: values(record.inline_index),
+        }
     }
 
     /// How far the function has moved the stack pointer down at `pc`, in bytes. `None` where the table does not say:
     /// code that is not Go's.
     pub(crate) fn sp_delta(&self, image: &Image, record: &Record, pc: u64) -> Result<Option<u32>, BinaryError> {
-        Ok(self.pc_value(image, record, record.pc_sp, pc)?.and_then(|delta| u32::try_from(delta).ok()))
+        Ok(self.pc_values(image, record, record.pc_sp).at(pc)?.and_then(|delta| u32::try_from(delta).ok()))
+    }
+
+    fn pc_values<'i>(&self, image: &'i Image, record: &Record, table: u32) -> PcValues<'i> {
+        let address = (table != 0).then_some(self.pc_table + u64::from(table));
+        PcValues::new(image, address, self.records, record.entry..record.end, self.quantum)
     }
 
     fn file(&self, image: &Image, record: &Record, index: u32) -> Result<Option<String>, BinaryError> {
@@ -354,15 +355,6 @@ impl Pclntab {
         match u32::from_le_bytes(word) {
             u32::MAX => Ok(None),
             offset => self.string(image, self.file_names, self.pc_table, offset, "file name").map(Some),
-        }
-    }
-
-    fn inlined_call(&self, image: &Image, record: &Record, pc: u64) -> Result<Option<InlinedCall>, BinaryError> {
-        let Some(tree) = self.inline_tree(record) else { return Ok(None) };
-        let index = self.pc_value(image, record, record.inline_index, pc)?;
-        match index.and_then(|index| u32::try_from(index).ok()) {
-            Some(index) => self.tree_entry(image, tree, index).map(Some),
-            None => Ok(None),
         }
     }
 
@@ -395,12 +387,8 @@ impl Pclntab {
 
     /// The highest entry of a function's inline tree that any of its pcs is in.
     pub(crate) fn last_inlined(&self, image: &Image, record: &Record) -> Result<Option<u32>, BinaryError> {
-        let mut last = -1;
-        self.pc_values(image, record, record.inline_index, |_, value| {
-            last = last.max(value);
-            None::<()>
-        })?;
-        Ok(u32::try_from(last).ok())
+        let last = self.pc_values(image, record, record.inline_index).highest()?;
+        Ok(last.and_then(|last| u32::try_from(last).ok()))
     }
 
     /// The entry of the function that a compiler-made wrapper (`go f(x)`) stands for.
@@ -411,57 +399,41 @@ impl Pclntab {
         image.read(at, &mut word)?;
         Ok(self.text.checked_add(u64::from(u32::from_le_bytes(word))))
     }
+}
 
-    /// The value of one pc-value table at `pc`: -1 where the function has no such table, `None` behind its end.
-    fn pc_value(&self, image: &Image, record: &Record, table: u32, pc: u64) -> Result<Option<i32>, BinaryError> {
-        if table == 0 {
-            return Ok(Some(-1));
-        }
-        self.pc_values(image, record, table, |end, value| (pc < end).then_some(value))
+/// What is known about the pcs of one function. Asking about many costs no more than reading its tables once.
+pub(crate) struct Positions<'t> {
+    table: &'t Pclntab,
+    image: &'t Image,
+    record: &'t Record,
+    line: PcValues<'t>,
+    file: PcValues<'t>,
+    inlined: PcValues<'t>,
+}
+
+impl Positions<'_> {
+    /// The file and line of `pc`, and the innermost inlined call around it. `None` in the padding behind the function's
+    /// code.
+    pub(crate) fn at(&mut self, pc: u64) -> Result<Option<Position>, BinaryError> {
+        let Some(line) = self.line.at(pc)? else { return Ok(None) };
+        let Some(file) = self.file.at(pc)? else { return Ok(None) };
+        let file = match u32::try_from(file) {
+            Ok(file) => self.table.file(self.image, self.record, file)?,
+            Err(_) => None,
+        };
+        Ok(Some(Position {
+            file: file.unwrap_or_else(|| "?".into()),
+            line: u32::try_from(line).unwrap_or_default(),
+            inlined: self.inlined_call(pc)?,
+        }))
     }
 
-    /// Hands each run of a pc-value table (the pc where it ends, its value) to `visit` until that is `Some`.
-    ///
-    /// Ends with the function: every run must move the pc on, so a table cannot outlast the code it describes.
-    fn pc_values<T>(
-        &self,
-        image: &Image,
-        record: &Record,
-        table: u32,
-        mut visit: impl FnMut(u64, i32) -> Option<T>,
-    ) -> Result<Option<T>, BinaryError> {
-        /// Enough for nearly every table; a longer one is read again whole.
-        const FIRST_READ_BYTES: u64 = 512;
-        if table == 0 {
-            return Ok(None);
+    fn inlined_call(&mut self, pc: u64) -> Result<Option<InlinedCall>, BinaryError> {
+        let Some(tree) = self.table.inline_tree(self.record) else { return Ok(None) };
+        match self.inlined.at(pc)?.and_then(|index| u32::try_from(index).ok()) {
+            Some(index) => self.table.tree_entry(self.image, tree, index).map(Some),
+            None => Ok(None),
         }
-        let address = self.pc_table + u64::from(table);
-        let malformed = || BinaryError::malformed("pc-value table", address);
-        let room = self.records.checked_sub(address).ok_or_else(malformed)?.min(MAX_PCVALUE_BYTES);
-        let mut raw = image.read_up_to(address, room.min(FIRST_READ_BYTES) as usize)?;
-        let (mut at, mut value, mut pc) = (0, -1i32, record.entry);
-        while pc < record.end {
-            if at + 20 > raw.len() && (raw.len() as u64) < room {
-                let more = room.min(raw.len() as u64 * 8);
-                raw = image.read_up_to(address, more as usize)?;
-            }
-            let delta = varint(&raw, &mut at).and_then(|delta| u32::try_from(delta).ok()).ok_or_else(malformed)?;
-            if delta == 0 && pc != record.entry {
-                break;
-            }
-            // Zigzag: the lowest bit is the sign.
-            let delta = (delta >> 1) as i32 ^ -((delta & 1) as i32);
-            value = value.wrapping_add(delta);
-            let step = varint(&raw, &mut at).and_then(|step| u32::try_from(step).ok()).ok_or_else(malformed)?;
-            if step == 0 {
-                return Err(malformed());
-            }
-            pc = pc.saturating_add(u64::from(step) * u64::from(self.quantum));
-            if let Some(found) = visit(pc, value) {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
     }
 }
 

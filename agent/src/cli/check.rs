@@ -105,7 +105,7 @@ fn target_report(
         probes: Vec::new(),
         notes: Vec::new(),
     };
-    let found = runtimes::find(proc, binaries, pid, path)?;
+    let found = runtimes::find(proc, binaries, pid, path, runtimes::Age::Old)?;
     match found.map(|found| (binaries.get(found.file), found)) {
         Ok((Some(binary), found)) => {
             report.library = found.library_path().map(str::to_owned);

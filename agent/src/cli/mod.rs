@@ -2,6 +2,7 @@
 //!
 //! Parsing validates and never acts; each command is a file.
 
+mod budget;
 mod check;
 mod dump;
 mod exit;

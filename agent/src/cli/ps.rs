@@ -96,7 +96,7 @@ impl Lister {
         if !target.wants(pid, &exe) {
             return Ok(None);
         }
-        let found = runtimes::find(&self.proc, &mut self.binaries, pid, exe.clone())?;
+        let found = runtimes::find(&self.proc, &mut self.binaries, pid, exe.clone(), runtimes::Age::Old)?;
         let reason = match &found {
             Ok(_) => None,
             Err(Refusal::NotGo) => return Ok(None),

@@ -6,10 +6,12 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::{
+    budget::Choice,
     exit::Failure,
     target::{Symbols, glob},
 };
 use crate::{
+    governor::Fidelity,
     kernel::Sizes,
     serve::{self, Address, Collector, Limits, ServeError, Settings, SettingsError, TlsFiles},
     watch::{Config, Target},
@@ -65,6 +67,16 @@ struct Flags {
     /// Time between two audits of a process: a census that must find what the ledger says. [default: 1m]
     #[arg(long, value_name = "TIME")]
     audit_every: Option<Span>,
+    /// What watching may cost a process, in per cent of the CPU time it uses by itself, or off. Where everything would
+    /// cost more, parks are counted in short windows, then not at all, then births and exits neither. [default: 1]
+    #[arg(long, value_name = "PERCENT")]
+    budget: Option<Choice>,
+    /// Record no more than this. [default: full]
+    #[arg(long, value_enum, value_name = "FIDELITY")]
+    fidelity: Option<Fidelity>,
+    /// How long the last counts of a process that ended are shown. [default: 1m]
+    #[arg(long, value_name = "TIME")]
+    keep_ended: Option<Span>,
     /// Most creation sites of one process that have metrics of their own; the others are summed. [default: 60]
     #[arg(long, value_name = "N")]
     site_series: Option<usize>,
@@ -123,6 +135,9 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
         sizes: Sizes::default(),
         audit_every: flags.audit_every.map_or(Duration::from_secs(60), |span| span.0),
         attach: None,
+        budget: flags.budget.unwrap_or_default().0,
+        fidelity: flags.fidelity.unwrap_or(Fidelity::Full),
+        keep_ended: flags.keep_ended.map_or(Duration::from_secs(60), |span| span.0),
         patient: true,
     };
     let settings = flags.settings(&options).map_err(ServeError::from)?;
@@ -158,6 +173,9 @@ impl Flags {
             exe: self.exe.or(file.exe),
             interval: self.interval.or(file.interval),
             audit_every: self.audit_every.or(file.audit_every),
+            budget: self.budget.or(file.budget),
+            fidelity: self.fidelity.or(file.fidelity),
+            keep_ended: self.keep_ended.or(file.keep_ended),
             site_series: self.site_series.or(file.site_series),
             max_connections: self.max_connections.or(file.max_connections),
             max_censuses: self.max_censuses.or(file.max_censuses),

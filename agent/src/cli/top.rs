@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{
+    budget::BudgetOptions,
     exit::Failure,
     target::{AttachOptions, TargetOptions},
 };
@@ -31,6 +32,8 @@ pub(super) struct Options {
     target: TargetOptions,
     #[command(flatten)]
     attach: AttachOptions,
+    #[command(flatten)]
+    budget: BudgetOptions,
     /// Time between two tables or lines: 500ms, 2s, 1m.
     #[arg(short, long, default_value = "1s", value_parser = duration)]
     interval: Duration,
@@ -78,6 +81,10 @@ async fn watch(options: Options) -> Result<(), Failure> {
         sizes: Sizes { ring_bytes: options.ring_bytes, ..Sizes::default() },
         audit_every: options.audit_every,
         attach: options.attach.method,
+        budget: options.budget.budget.0,
+        fidelity: options.budget.fidelity,
+        // Shown once more, after they ended.
+        keep_ended: options.interval.mul_f64(0.9),
         patient: false,
     };
     let mut watch = Watch::start(Proc::default(), config)?;

@@ -1,9 +1,13 @@
 //! A binary's bytes, read when asked for. Never mapped: a file that shrinks under a mapping kills the reader.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -14,6 +18,14 @@ use crate::{address::FileOffset, binary::Source};
 pub struct FileId {
     device: u64,
     inode: u64,
+}
+
+impl FileId {
+    /// The file with that number on that device.
+    #[must_use]
+    pub const fn of(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
 }
 
 /// What tells a file from an earlier one with the same inode, and from itself before it was written to.
@@ -37,9 +49,16 @@ impl FileSource {
     /// Whatever `fstat` says.
     pub fn new(file: Arc<File>) -> io::Result<(Self, FileId)> {
         let metadata = file.metadata()?;
-        let id = FileId { device: metadata.dev(), inode: metadata.ino() };
+        let id = FileId::of(metadata.dev(), metadata.ino());
         let version = FileVersion { len: metadata.len(), changed: (metadata.ctime(), metadata.ctime_nsec()) };
         Ok((Self { file, version }, id))
+    }
+
+    /// Where it is now, as the kernel tells this process; `None` for a file that has been deleted.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        let path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())).ok()?;
+        (path.is_absolute() && self.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)).then_some(path)
     }
 
     /// Which version of the file it was when it was opened.

@@ -2,9 +2,11 @@
 //!
 //! - [`process`]: one process, its identity and its executable,
 //! - [`file`]: a binary's bytes without mapping them,
+//! - [`debug_file`]: debug information beside it,
 //! - [`mapping`]: the code in its memory,
 //! - [`memory`]: what is in a process's memory, read while it runs,
-//! - `time_namespace`: how its monotonic clock stands to ours,
+//! - `cpu_time`: the CPU time of a process, and the agent's own,
+//! - `clock`: how its monotonic clock stands to ours,
 //! - `threads`: what its threads do right now,
 //! - [`cgroup`]: its container or unit, and its limits,
 //! - [`environment`]: what its Go runtime was told at the start.
@@ -13,16 +15,20 @@
 
 mod batch;
 pub mod cgroup;
+mod clock;
+mod cpu_time;
+pub mod debug_file;
 pub mod environment;
 pub mod file;
 pub mod mapping;
 pub mod memory;
 pub mod process;
 mod threads;
-mod time_namespace;
 
 pub use batch::Batch;
 pub use cgroup::{Cgroup, Limits, Place};
+pub use cpu_time::{cpu_time_ns, thread_cpu_time_ns, ticks_since_boot};
+pub use debug_file::DebugFolder;
 pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};

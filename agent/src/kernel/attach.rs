@@ -1,10 +1,14 @@
 //! Probes on one binary.
 
-use std::{fs::File, os::fd::AsRawFd as _};
+use std::{
+    fs::File,
+    os::fd::AsRawFd as _,
+    thread::{self, JoinHandle},
+};
 
 use aya::programs::{
     UProbe,
-    uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+    uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeLinkId, UProbeScope},
 };
 use parkranger_common::{
     names,
@@ -35,15 +39,53 @@ pub struct Attachment {
     links: Vec<(&'static str, UProbeLinkId)>,
 }
 
+/// Probes that are nobody's but the holder's: they go when it is dropped, which takes some tens of milliseconds.
+pub(super) struct Links(#[expect(dead_code, reason = "held to be dropped")] Vec<UProbeLink>);
+
+/// Probes on their way out. Dropping it waits until no process has them any more.
+pub struct Removal(Option<JoinHandle<()>>);
+
+impl Removal {
+    /// Whether no process has them any more.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.0.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // It does nothing that could panic.
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Kernel {
-    /// Attaches `probes` to the inode of `binary` for every process that maps it, now or later.
+    /// Whether all probes of one binary can be told apart by the way that probes are attached here.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`].
+    pub fn accept(&self, name: &str, probes: &[Probe]) -> Result<(), KernelError> {
+        // Programs without a cookie take this flag from the process's word, so all probes of a binary must share it.
+        let differ = probes.windows(2).any(|two| two[0].word.skips_taken() != two[1].word.skips_taken());
+        if self.method == Method::PerfPlain && differ {
+            let why = "its probes differ in a way that needs attach cookies (kernel 5.15)".to_owned();
+            return Err(KernelError::Attach { path: name.to_owned(), why });
+        }
+        Ok(())
+    }
+
+    /// Attaches `probes`, all of a binary's or some, to the inode of `binary` for every process that maps it, now or later.
     ///
     /// The kernel is given the open file, not a path: whatever a container does to the path, the probes are in the file
     /// that was read. `name` is for the error.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Attach`]; then no probe of the binary is left attached.
+    /// [`KernelError::Attach`]; then none of them is left attached.
     pub fn attach(&mut self, binary: &File, name: &str, probes: &[Probe]) -> Result<Attachment, KernelError> {
         let groups: Vec<(&'static str, Vec<&Probe>)> = match self.method {
             Method::UprobeMulti => vec![(names::SCHEDULER_MULTI, probes.iter().collect())],
@@ -55,12 +97,6 @@ impl Kernel {
                     .collect()
             }
         };
-        // Programs without a cookie take this flag from the process's word, so all probes of a binary must share it.
-        let differ = probes.windows(2).any(|two| two[0].word.skips_taken() != two[1].word.skips_taken());
-        if self.method == Method::PerfPlain && differ {
-            let why = "its probes differ in a way that needs attach cookies (kernel 5.15)".to_owned();
-            return Err(KernelError::Attach { path: name.to_owned(), why });
-        }
         let mut attachment = Attachment { links: Vec::new() };
         for (program, probes) in groups {
             if probes.is_empty() {
@@ -99,6 +135,29 @@ impl Kernel {
                 debug!("detaching {name}: {error}");
             }
         }
+    }
+
+    /// Takes the probes off without waiting for it: the kernel makes sure that no program runs any more, which takes 20 to
+    /// 40 ms for a uprobe_multi link and 100 ms for each perf-event probe.
+    pub fn take_off(&mut self, attachment: Attachment) -> Removal {
+        let links = self.take(attachment);
+        // Without a thread the links are dropped here, with the closure.
+        Removal(thread::Builder::new().name("detach".to_owned()).spawn(move || drop(links)).ok())
+    }
+
+    /// Takes the probes out of the loaded programs' hands.
+    pub(super) fn take(&mut self, attachment: Attachment) -> Links {
+        let mut links = Vec::new();
+        for (name, link) in attachment.links {
+            let taken = program::<UProbe>(&mut self.ebpf, name)
+                .map_err(|error| error.to_string())
+                .and_then(|program| program.take_link(link).map_err(|error| with_sources(&error)));
+            match taken {
+                Ok(link) => links.push(link),
+                Err(error) => debug!("detaching {name}: {error}"),
+            }
+        }
+        Links(links)
     }
 
     /// Attaches the empty program at the same instructions: what a hit costs by itself.

@@ -2,7 +2,7 @@
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{HashMap, MapData},
+    maps::{HashMap, MapData, RingBuf},
     programs::{ProgramError, RawTracePoint, UProbe},
 };
 use parkranger_common::{
@@ -37,6 +37,8 @@ impl Default for Sizes {
 pub struct Kernel {
     pub(super) ebpf: Ebpf,
     pub(super) method: Method,
+    /// Mapped once: it is drained many times a second.
+    pub(super) ring: RingBuf<MapData>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -69,7 +71,9 @@ impl Kernel {
             let program: &mut RawTracePoint = program(&mut ebpf, name)?;
             program.load().and_then(|()| program.attach(tracepoint)).map_err(|error| program_error(&error))?;
         }
-        Ok(Self { ebpf, method, logger })
+        let ring = ebpf.take_map(names::EVENTS).ok_or_else(|| missing(names::EVENTS))?;
+        let ring = RingBuf::try_from(ring).map_err(|error| KernelError::Load(with_sources(&error)))?;
+        Ok(Self { ebpf, method, ring, logger })
     }
 
     /// How probes are attached here.
@@ -126,10 +130,14 @@ impl Kernel {
     fn processes(&mut self) -> Result<HashMap<&mut MapData, u32, Process>, KernelError> {
         self.ebpf
             .map_mut(names::PROCESSES)
-            .ok_or_else(|| KernelError::Load("the eBPF object has no map of processes".to_owned()))?
+            .ok_or_else(|| missing(names::PROCESSES))?
             .try_into()
             .map_err(|error: aya::maps::MapError| KernelError::Load(error.to_string()))
     }
+}
+
+fn missing(map: &str) -> KernelError {
+    KernelError::Load(format!("the eBPF object has no map {map}"))
 }
 
 /// A program of the object by name and type.

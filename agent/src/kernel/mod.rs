@@ -4,16 +4,22 @@
 //! - [`capability`]: what this kernel and these privileges allow, asked of the kernel itself,
 //! - [`load`]: from the eBPF object to loaded programs and maps,
 //! - [`attach`]: probes on one binary,
+//! - [`calibrate`]: what one hit costs on this machine,
+//! - `batch`: a whole map in a few system calls,
 //! - [`read`]: counters and records out of the maps.
 //!
 //! Nothing here knows Go: a probe is an offset in a file and a word.
 
 pub mod attach;
+mod batch;
+pub mod calibrate;
 pub mod capability;
 pub mod load;
 pub mod read;
+mod rounds;
 
-pub use attach::Attachment;
+pub use attach::{Attachment, Removal};
+pub use calibrate::HitCosts;
 pub use capability::{Capability, Method};
 pub use load::{Kernel, Sizes};
 pub use read::Counters;

@@ -1,6 +1,12 @@
 //! Counters and records out of the maps.
 
-use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
+use std::{os::fd::AsFd as _, time::Instant};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuHashMap},
+    util::nr_cpus,
+};
 use parkranger_common::{
     counts::{ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey},
     event::Record,
@@ -8,12 +14,15 @@ use parkranger_common::{
     names,
     window::{Life, Window},
 };
+use tracing::debug;
 
-use super::{Kernel, KernelError};
+use super::{Kernel, KernelError, batch};
 
 /// All counters at one moment, summed over CPUs. Totals since each process was listed: they only grow.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Counters {
+    /// When.
+    pub at: Instant,
     /// Births and exits by site.
     pub sites: Vec<(SiteKey, SiteCounts)>,
     /// Parks by site and reason.
@@ -24,6 +33,13 @@ pub struct Counters {
     pub host_losses: [u64; HostLoss::COUNT],
 }
 
+impl Default for Counters {
+    fn default() -> Self {
+        let (sites, waits, unattributed) = (Vec::new(), Vec::new(), Vec::new());
+        Self { at: Instant::now(), sites, waits, unattributed, host_losses: [0; HostLoss::COUNT] }
+    }
+}
+
 impl Kernel {
     /// Reads all counters. Processes go on meanwhile: an event that happens during the read may or may not be in it.
     ///
@@ -31,18 +47,7 @@ impl Kernel {
     ///
     /// [`KernelError::Map`].
     pub fn counters(&self) -> Result<Counters, KernelError> {
-        let mut counters = Counters::default();
-        let sites: PerCpuHashMap<_, SiteKey, SiteCounts> = self.map(names::SITES)?;
-        for entry in &sites {
-            let (key, values) = entry.map_err(|error| read_error(names::SITES, &error))?;
-            let sum = values.iter().fold(SiteCounts::default(), |sum, value| sum.plus(*value));
-            counters.sites.push((key, sum));
-        }
-        let waits: PerCpuHashMap<_, WaitKey, u64> = self.map(names::WAITS)?;
-        for entry in &waits {
-            let (key, values) = entry.map_err(|error| read_error(names::WAITS, &error))?;
-            counters.waits.push((key, values.iter().sum()));
-        }
+        let mut counters = Counters { sites: self.sites()?, waits: self.waits()?, ..Counters::default() };
         let unattributed: HashMap<_, ProcessId, Unattributed> = self.map(names::UNATTRIBUTED)?;
         for entry in &unattributed {
             counters.unattributed.push(entry.map_err(|error| read_error(names::UNATTRIBUTED, &error))?);
@@ -81,20 +86,15 @@ impl Kernel {
     }
 
     /// Empties the ring buffer: what is told of processes and sites, and births and exits of the open window.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Map`].
-    pub fn records(&mut self) -> Result<(Vec<Record>, Vec<Life>), KernelError> {
-        let mut ring: RingBuf<_> = self.map_mut(names::EVENTS)?;
+    pub fn records(&mut self) -> (Vec<Record>, Vec<Life>) {
         let (mut records, mut lives) = (Vec::new(), Vec::new());
-        while let Some(item) = ring.next() {
+        while let Some(item) = self.ring.next() {
             match Life::parse(&item) {
                 Some(life) => lives.push(life),
                 None => records.extend(Record::parse(&item)),
             }
         }
-        Ok((records, lives))
+        (records, lives)
     }
 
     /// The counts of one process's sites alone.
@@ -103,15 +103,47 @@ impl Kernel {
     ///
     /// [`KernelError::Map`].
     pub fn sites_of(&self, process: ProcessId) -> Result<Vec<(SiteKey, SiteCounts)>, KernelError> {
-        let sites: PerCpuHashMap<_, SiteKey, SiteCounts> = self.map(names::SITES)?;
-        let mut found = Vec::new();
-        for entry in &sites {
-            let (key, values) = entry.map_err(|error| read_error(names::SITES, &error))?;
-            if key.process == process {
-                found.push((key, values.iter().fold(SiteCounts::default(), |sum, value| sum.plus(*value))));
+        Ok(self.sites()?.into_iter().filter(|(key, _)| key.process == process).collect())
+    }
+
+    /// All parks by site and reason: totals, as in [`Kernel::counters`].
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn waits(&self) -> Result<Vec<(WaitKey, u64)>, KernelError> {
+        self.entries(names::WAITS, |sum: u64, part| sum + part)
+    }
+
+    fn sites(&self) -> Result<Vec<(SiteKey, SiteCounts)>, KernelError> {
+        self.entries(names::SITES, SiteCounts::plus)
+    }
+
+    /// All entries of a per-CPU hash map, with the values of all CPUs added up by `plus`.
+    fn entries<K: Pod, V: Pod + Default>(
+        &self,
+        name: &'static str,
+        plus: fn(V, V) -> V,
+    ) -> Result<Vec<(K, V)>, KernelError> {
+        let Some(Map::PerCpuHashMap(data)) = self.ebpf.map(name) else { return Err(missing(name)) };
+        let cpus = nr_cpus().map_or(1, |cpus| cpus.get() as usize);
+        let part_bytes = size_of::<V>().next_multiple_of(8);
+        let mut entries = Vec::new();
+        let read = batch::for_each(data.fd().as_fd(), size_of::<K>(), part_bytes * cpus, |key, values| {
+            let parts = values.chunks_exact(part_bytes).map(|part| of_bytes::<V>(part).unwrap_or_default());
+            entries.extend(of_bytes(key).map(|key| (key, parts.fold(V::default(), plus))));
+        });
+        if let Err(error) = read {
+            // A kernel without it, or with a map that has no room for a whole bucket: entry by entry.
+            debug!("the map {name} is not read at once: {error}");
+            entries.clear();
+            let map: PerCpuHashMap<_, K, V> = self.map(name)?;
+            for entry in &map {
+                let (key, values) = entry.map_err(|error| read_error(name, &error))?;
+                entries.push((key, values.iter().copied().fold(V::default(), plus)));
             }
         }
-        Ok(found)
+        Ok(entries)
     }
 
     /// Says whose births and exits are told one by one from now on.
@@ -140,6 +172,16 @@ impl Kernel {
         let map = self.ebpf.map_mut(name).ok_or_else(|| missing(name))?;
         T::try_from(map).map_err(|error| read_error(name, &error))
     }
+}
+
+/// A plain value out of the kernel's bytes; they may stand anywhere. `None` where there are too few.
+fn of_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    #[allow(unsafe_code, reason = "the kernel hands out bytes")]
+    // SAFETY: there are enough of them, and for a plain type every pattern is a value.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 fn ignore_missing(result: Result<(), MapError>, map: &'static str) -> Result<(), KernelError> {

@@ -19,6 +19,8 @@ pub struct Baseline {
     sites: BTreeMap<Site, i64>,
     /// What a single window found; another one has to confirm it.
     candidate: Option<BTreeMap<Site, i64>>,
+    /// Whether `sites` are those of now.
+    known: bool,
     /// What was found of windows so far.
     pub audits: Audits,
 }
@@ -47,10 +49,16 @@ pub struct Audits {
 }
 
 impl Baseline {
-    /// Whether there was a settled window.
+    /// Whether there was a settled window, and everything was counted since.
     #[must_use]
     pub fn is_known(&self) -> bool {
-        self.audits.settled > 0
+        self.known
+    }
+
+    /// Something went uncounted: the next windows make a new baseline.
+    pub fn forget(&mut self) {
+        self.known = false;
+        self.candidate = None;
     }
 
     /// The baseline of a site.
@@ -67,13 +75,7 @@ impl Baseline {
     /// Takes what a window found: the goroutines `alive` at its end, and what was `counted` until then. `quiet`: nothing
     /// was born and nothing ended meanwhile.
     pub fn settle(&mut self, alive: &BTreeMap<Site, u64>, counted: &ProcessLedger, quiet: bool) -> Verdict {
-        let mut found: BTreeMap<Site, i64> = alive.iter().map(|(site, count)| (*site, count.cast_signed())).collect();
-        for (site, tally) in &counted.sites {
-            let net = tally.births.cast_signed().wrapping_sub(tally.exits.cast_signed());
-            let count = found.entry(*site).or_default();
-            *count = count.wrapping_sub(net);
-        }
-        found.retain(|_, count| *count != 0);
+        let found = unexplained(alive, counted);
         let drift = if self.is_known() { differences(&self.sites, &found) } else { 0 };
         let agrees = self.is_known() && drift == 0;
         let confirmed = self.candidate.as_ref().is_some_and(|candidate| differences(candidate, &found) == 0);
@@ -83,11 +85,31 @@ impl Baseline {
             return Verdict::Unconfirmed;
         }
         self.candidate = None;
+        self.known = true;
         self.sites = found;
         self.audits.settled += 1;
         self.audits.drift += drift;
         Verdict::Settled { drift }
     }
+
+    /// Takes what a census found while nothing was counted: it is all there is.
+    pub fn observe(&mut self, alive: &BTreeMap<Site, u64>, counted: &ProcessLedger) {
+        self.sites = unexplained(alive, counted);
+        self.candidate = None;
+        self.known = true;
+    }
+}
+
+/// The goroutines alive that were not `counted`, by site.
+fn unexplained(alive: &BTreeMap<Site, u64>, counted: &ProcessLedger) -> BTreeMap<Site, i64> {
+    let mut found: BTreeMap<Site, i64> = alive.iter().map(|(site, count)| (*site, count.cast_signed())).collect();
+    for (site, tally) in &counted.sites {
+        let net = tally.births.cast_signed().wrapping_sub(tally.exits.cast_signed());
+        let count = found.entry(*site).or_default();
+        *count = count.wrapping_sub(net);
+    }
+    found.retain(|_, count| *count != 0);
+    found
 }
 
 /// By how many goroutines two baselines differ. C threads that call Go come and go without birth and exit: only the
@@ -139,6 +161,21 @@ mod tests {
         assert_eq!(again, Verdict::Settled { drift: 3 });
         assert_eq!((baseline.of(A), baseline.of(B)), (9, 2), "corrected");
         assert_eq!(baseline.audits, Audits { settled: 3, repeated: 1, drift: 3 });
+    }
+
+    #[test]
+    fn after_a_gap_the_next_windows_make_a_new_baseline() {
+        let mut baseline = Baseline::default();
+        baseline.settle(&BTreeMap::from([(A, 10)]), &counted(&[]), true);
+        baseline.forget();
+        assert!(!baseline.is_known());
+        baseline.observe(&BTreeMap::from([(A, 7), (B, 1)]), &counted(&[(A, 5, 0)]));
+        assert_eq!((baseline.of(A), baseline.of(B)), (2, 1), "live is what the census found");
+        baseline.forget();
+        let now = counted(&[(A, 5, 0)]);
+        assert_eq!(baseline.settle(&BTreeMap::from([(A, 6)]), &now, false), Verdict::Unconfirmed);
+        assert_eq!(baseline.settle(&BTreeMap::from([(A, 6)]), &now, false), Verdict::Settled { drift: 0 });
+        assert_eq!((baseline.of(A), baseline.audits.drift), (1, 0), "what went uncounted is no drift");
     }
 
     #[test]

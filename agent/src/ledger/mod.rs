@@ -5,13 +5,18 @@
 //! start function of its site only where that is the only one.
 
 mod baseline;
+mod estimate;
 pub mod window;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
-use parkranger_common::counts::{ProcessId, SiteCounts, SiteKey, Unattributed};
+use parkranger_common::counts::{ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey};
 
 pub use baseline::{Audits, Baseline, Verdict};
+pub use estimate::{Estimate, Missing, ParkCounts, Parks, Recording};
 
 use crate::{address::RuntimeAddr, census::Origin, kernel::Counters};
 
@@ -74,7 +79,7 @@ impl Tally {
 }
 
 /// The sites of one process.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessLedger {
     /// By site.
     pub sites: BTreeMap<Site, Tally>,
@@ -84,6 +89,8 @@ pub struct ProcessLedger {
     pub baseline: bool,
     /// What windows found.
     pub audits: Audits,
+    /// What was not recorded.
+    pub missing: Missing,
 }
 
 impl ProcessLedger {
@@ -94,6 +101,14 @@ impl ProcessLedger {
             (self.unattributed.births, self.unattributed.exits, self.unattributed.parks),
             |(births, exits, parks), tally| (births + tally.births, exits + tally.exits, parks + tally.parks()),
         )
+    }
+
+    /// The ledger of these counters alone.
+    fn counted(counters: &[(SiteKey, SiteCounts)]) -> Self {
+        let mut counted = Self::default();
+        counted.count(counters);
+        counted.settle_unread_starts();
+        counted
     }
 
     fn count(&mut self, counters: &[(SiteKey, SiteCounts)]) {
@@ -123,6 +138,11 @@ impl ProcessLedger {
 pub struct Ledger {
     processes: BTreeMap<ProcessId, ProcessLedger>,
     baselines: BTreeMap<ProcessId, Baseline>,
+    estimates: BTreeMap<ProcessId, Estimate>,
+    /// Those of processes that ended, with everything that was known of them.
+    closed: BTreeMap<ProcessId, ProcessLedger>,
+    /// When the counters were read.
+    at: Option<Instant>,
 }
 
 impl Ledger {
@@ -134,8 +154,7 @@ impl Ledger {
         }
         for (key, parks) in &counters.waits {
             let tally = processes.entry(key.site.process).or_default().sites.entry(site(&key.site)).or_default();
-            // The runtime's type is one byte; a larger number cannot come out of the programs.
-            *tally.waits.entry(u8::try_from(key.reason).unwrap_or(u8::MAX)).or_default() += parks;
+            *tally.waits.entry(reason(key)).or_default() += parks;
         }
         for (id, unattributed) in &counters.unattributed {
             processes.entry(*id).or_default().unattributed = *unattributed;
@@ -144,11 +163,15 @@ impl Ledger {
             process.settle_unread_starts();
         }
         self.processes = processes;
+        self.at = Some(counters.at);
     }
 
     /// The ledger of a process; an empty one where nothing was counted yet.
     #[must_use]
     pub fn process(&self, id: ProcessId) -> ProcessLedger {
+        if let Some(closed) = self.closed.get(&id) {
+            return closed.clone();
+        }
         let mut process = self.processes.get(&id).cloned().unwrap_or_default();
         if let Some(baseline) = self.baselines.get(&id) {
             process.baseline = baseline.is_known();
@@ -157,7 +180,59 @@ impl Ledger {
                 process.sites.entry(site).or_default().baseline = count;
             }
         }
+        if let (Some(estimate), Some(at)) = (self.estimates.get(&id), self.at) {
+            estimate.apply(&mut process, at);
+        }
         process
+    }
+
+    /// From `now` on this is recorded of these processes. `waits`: the parks counted until now, of these and others.
+    pub fn record(&mut self, ids: &[ProcessId], recording: Recording, waits: &[(WaitKey, u64)], now: Instant) {
+        let counts = by_process(ids, waits);
+        for (id, counts) in counts {
+            self.estimates.entry(id).or_default().record(recording, &counts, now);
+        }
+    }
+
+    /// From `now` on every park of these processes is counted, for a short time. Each comes with its CPU time in ns.
+    pub fn begin_window(&mut self, used: &[(ProcessId, u64)], waits: &[(WaitKey, u64)], now: Instant) {
+        let ids: Vec<ProcessId> = used.iter().map(|(id, _)| *id).collect();
+        let mut counts = by_process(&ids, waits);
+        for (id, cpu_ns) in used {
+            let counts = counts.remove(id).unwrap_or_default();
+            self.estimates.entry(*id).or_default().begin(counts, *cpu_ns, now);
+        }
+    }
+
+    /// That time is over; counting one park took `park_ns`. How many parks of each process it saw, and how long it would
+    /// have been unwatched.
+    pub fn close_window(
+        &mut self,
+        used: &[(ProcessId, u64)],
+        waits: &[(WaitKey, u64)],
+        park_ns: f64,
+        now: Instant,
+    ) -> Vec<(ProcessId, u64, Duration)> {
+        let ids: Vec<ProcessId> = used.iter().map(|(id, _)| *id).collect();
+        let counts = by_process(&ids, waits);
+        let seen = used.iter().filter_map(|(id, cpu_ns)| {
+            let (parks, length) = self.estimates.get_mut(id)?.close(counts.get(id)?, *cpu_ns, park_ns, now)?;
+            Some((*id, parks, length))
+        });
+        seen.collect()
+    }
+
+    /// Takes the goroutines that a census found while births and exits are not counted: there is nothing to hold it to.
+    pub fn observe(&mut self, id: ProcessId, alive: &BTreeMap<Site, u64>, counters: &[(SiteKey, SiteCounts)]) {
+        let counted = ProcessLedger::counted(counters);
+        self.baselines.entry(id).or_default().observe(alive, &counted);
+    }
+
+    /// Births and exits went uncounted: what was there before has to be found anew.
+    pub fn forget_baseline(&mut self, id: ProcessId) {
+        if let Some(baseline) = self.baselines.get_mut(&id) {
+            baseline.forget();
+        }
     }
 
     /// Takes what a window found of a process: the goroutines `alive` at its end and the `counters` as they were then.
@@ -169,9 +244,7 @@ impl Ledger {
         counters: &[(SiteKey, SiteCounts)],
         quiet: bool,
     ) -> Verdict {
-        let mut counted = ProcessLedger::default();
-        counted.count(counters);
-        counted.settle_unread_starts();
+        let counted = ProcessLedger::counted(counters);
         self.baselines.entry(id).or_default().settle(alive, &counted, quiet)
     }
 
@@ -182,9 +255,38 @@ impl Ledger {
 
     /// Forgets a process that is gone for good.
     pub fn forget(&mut self, id: ProcessId) {
+        self.closed.remove(&id);
+        self.drop_state(id);
+    }
+
+    /// A process has ended and its last counters were applied: nothing changes its ledger any more.
+    pub fn close(&mut self, id: ProcessId) {
+        let last = self.process(id);
+        self.drop_state(id);
+        self.closed.insert(id, last);
+    }
+
+    fn drop_state(&mut self, id: ProcessId) {
         self.processes.remove(&id);
         self.baselines.remove(&id);
+        self.estimates.remove(&id);
     }
+}
+
+/// The runtime's type is one byte; a larger number cannot come out of the programs.
+fn reason(key: &WaitKey) -> u8 {
+    u8::try_from(key.reason).unwrap_or(u8::MAX)
+}
+
+/// The parks of each of these processes.
+fn by_process(ids: &[ProcessId], waits: &[(WaitKey, u64)]) -> HashMap<ProcessId, ParkCounts> {
+    let mut counts: HashMap<ProcessId, ParkCounts> = ids.iter().map(|id| (*id, ParkCounts::new())).collect();
+    for (key, parks) in waits {
+        if let Some(of_process) = counts.get_mut(&key.site.process) {
+            *of_process.entry((site(&key.site), reason(key))).or_default() += parks;
+        }
+    }
+    counts
 }
 
 fn site(key: &SiteKey) -> Site {

@@ -28,7 +28,7 @@ const MAX_DEPTH: u32 = 3;
 pub(super) fn read(binary: &Binary) -> Result<Option<Layout>, BinaryError> {
     /// `runtime.g` is behind the standard library's low layers; with each further try twice as far is looked.
     const FIRST_BYTES: usize = 512 << 10;
-    let image = binary.image();
+    let Some(image) = binary.image_with(SectionId::DebugInfo.name()) else { return Ok(None) };
     let section = |id: SectionId| {
         let data = image.section_data(id.name(), MAX_SECTION_BYTES);
         data.map(Option::unwrap_or_default)

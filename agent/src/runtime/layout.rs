@@ -58,6 +58,8 @@ pub struct Layout {
 pub enum LayoutSource {
     /// The binary's own DWARF.
     Dwarf,
+    /// The DWARF of a debug file beside it.
+    DebugFile,
     /// The table, for the binary's Go version.
     Table {
         /// The row, as `1.27`.
@@ -74,6 +76,7 @@ impl std::fmt::Display for LayoutSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Dwarf => f.write_str("the binary's own DWARF"),
+            Self::DebugFile => f.write_str("the DWARF of its debug file"),
             Self::Table { version } => write!(f, "the table, for Go {version}"),
             Self::NewestKnown { version } => {
                 write!(f, "the table's newest version, Go {version}: this binary's is newer and not in it")
@@ -108,7 +111,8 @@ impl Layout {
     pub fn of(binary: &Binary) -> Result<Self, LayoutError> {
         // A broken debug section must not keep a process from being watched: the table is as good.
         if let Ok(Some(layout)) = dwarf_layout::read(binary) {
-            return Ok(layout);
+            let source = if binary.has_dwarf() { LayoutSource::Dwarf } else { LayoutSource::DebugFile };
+            return Ok(Self { source, ..layout });
         }
         Self::from_table(binary)
     }

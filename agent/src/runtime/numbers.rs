@@ -161,7 +161,7 @@ impl Symbol {
 /// Looks variables up by name.
 fn symbols<const N: usize>(binary: &Binary, names: [&str; N]) -> Result<[Option<Symbol>; N], BinaryError> {
     let mut found = [None; N];
-    let image = binary.image();
+    let Some(image) = binary.image_with(".symtab") else { return Ok(found) };
     let Some(table) = image.section_data(".symtab", MAX_SYMBOLS_BYTES)? else { return Ok(found) };
     let Some(strings) = image.section_data(".strtab", MAX_SYMBOLS_BYTES)? else { return Ok(found) };
     for entry in table.as_chunks::<SYMBOL_BYTES>().0 {

@@ -8,9 +8,9 @@ use std::{
 
 use super::Understood;
 use crate::{
-    binary::{Binary, BinaryError},
+    binary::BinaryError,
     census::CensusError,
-    host::{FileId, FileSource, FileVersion, HostError},
+    host::{DebugFolder, FileId, FileSource, FileVersion, HostError},
     runtime::{Layout, WaitReasons},
     symbols::{SymbolSource, Symbolizer},
 };
@@ -80,7 +80,7 @@ impl Cache {
 }
 
 fn understand(source: FileSource, symbols: SymbolSource) -> Result<Understood, CensusError> {
-    let binary = Arc::new(Binary::parse(Arc::new(source))?);
+    let binary = Arc::new(DebugFolder::default().read_binary(source)?);
     let layout = Layout::of(&binary)?;
     let wait_reasons = WaitReasons::of(&binary)?;
     let symbolizer = Symbolizer::new(Arc::clone(&binary), symbols)?;

@@ -2,33 +2,42 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-/// A map that forgets: two generations, each of at most `capacity` entries. What is asked for again survives; what is
-/// not asked for during a whole generation goes.
+/// A map that forgets: two generations, each closed when its entries weigh `capacity` or more. What is asked for again
+/// survives; what is not asked for during a whole generation goes.
 pub(super) struct Cache<K, V> {
     capacity: usize,
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
+    /// What the young ones weigh.
+    weight: usize,
+    young: HashMap<K, Entry<V>>,
+    old: HashMap<K, Entry<V>>,
+}
+
+struct Entry<V> {
+    value: V,
+    weight: usize,
 }
 
 impl<K: Eq + Hash + Copy, V: Clone> Cache<K, V> {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, young: HashMap::new(), old: HashMap::new() }
+        Self { capacity, weight: 0, young: HashMap::new(), old: HashMap::new() }
     }
 
     pub(super) fn get(&mut self, key: K) -> Option<V> {
-        if let Some(value) = self.young.get(&key) {
-            return Some(value.clone());
+        if let Some(entry) = self.young.get(&key) {
+            return Some(entry.value.clone());
         }
-        let value = self.old.remove(&key)?;
-        self.insert(key, value.clone());
+        let Entry { value, weight } = self.old.remove(&key)?;
+        self.insert(key, value.clone(), weight);
         Some(value)
     }
 
-    pub(super) fn insert(&mut self, key: K, value: V) {
-        if self.young.len() >= self.capacity {
+    pub(super) fn insert(&mut self, key: K, value: V, weight: usize) {
+        if self.weight >= self.capacity {
             self.old = std::mem::take(&mut self.young);
+            self.weight = 0;
         }
-        self.young.insert(key, value);
+        let replaced = self.young.insert(key, Entry { value, weight });
+        self.weight = self.weight + weight - replaced.map_or(0, |replaced| replaced.weight);
     }
 }
 
@@ -37,14 +46,18 @@ mod tests {
     use super::Cache;
 
     #[test]
-    fn what_is_used_survives_and_the_size_is_bounded() {
-        let mut cache = Cache::new(10);
+    fn what_is_used_survives_and_the_weight_is_bounded() {
+        let mut cache = Cache::new(100);
         for key in 0..1000 {
-            cache.insert(key, key);
+            cache.insert(key, key, 10);
+            cache.insert(key, key, 10);
             cache.get(0);
             assert!(cache.young.len() + cache.old.len() <= 20);
         }
         assert_eq!(cache.get(0), Some(0));
         assert_eq!(cache.get(900), None);
+        cache.insert(1, 1, 1000);
+        cache.insert(2, 2, 1);
+        assert_eq!(cache.young.len(), 1);
     }
 }

@@ -22,10 +22,11 @@ pub(super) fn frames_at(binary: &Binary, pc: VirtAddr) -> Result<Vec<Frame>, Sym
 
 fn frames_in(binary: &Binary, record: &Record, pc: VirtAddr) -> Result<Vec<Frame>, SymbolError> {
     let (image, table) = (binary.image(), binary.table());
+    let mut positions = table.positions(image, record);
     let mut frames = Vec::new();
     let mut at = pc.0;
     loop {
-        let Some(position) = table.position(image, record, at)? else { return Ok(frames) };
+        let Some(position) = positions.at(at)? else { return Ok(frames) };
         let call = position.inlined;
         let name_offset = call.map_or(record.name_offset, |call| call.name_offset);
         frames.push(Frame {

@@ -31,8 +31,10 @@ use crate::{
 use cache::Cache;
 use dwarf::Dwarf;
 
-/// Answers kept per generation of the cache; a stack frame is asked for again and again.
-const CACHED_PCS: usize = 4096;
+/// What one generation of the answers kept may weigh: some thousand pcs. A stack frame is asked for again and again.
+const CACHED_BYTES: usize = 1 << 20;
+/// The names and files of one answer; real ones have some hundred bytes.
+const MAX_TEXT_BYTES: usize = 64 << 10;
 /// DWARF that inflates to more than this is not worth its memory unless asked for.
 const AUTO_DWARF_BYTES: u64 = 32 << 20;
 /// More than any real program's.
@@ -68,7 +70,7 @@ pub enum SymbolSource {
 #[non_exhaustive]
 pub enum SymbolError {
     /// DWARF was asked for and there is none.
-    #[error("no DWARF in the binary")]
+    #[error("no DWARF in the binary, and no debug file for it in /usr/lib/debug")]
     NoDwarf,
     /// The DWARF contradicts itself.
     #[error("malformed DWARF: {0}")]
@@ -95,13 +97,14 @@ impl Symbolizer {
     ///
     /// [`SymbolError::NoDwarf`] if DWARF alone is asked for and the binary has none.
     pub fn new(binary: Arc<Binary>, source: SymbolSource) -> Result<Self, SymbolError> {
+        let has_dwarf = binary.image_with(".debug_info").is_some();
         let dwarf = match source {
             SymbolSource::Gopclntab => None,
-            SymbolSource::Auto => binary.has_dwarf().then(|| Dwarf::new(Arc::clone(&binary), AUTO_DWARF_BYTES)),
-            SymbolSource::Dwarf if !binary.has_dwarf() => return Err(SymbolError::NoDwarf),
+            SymbolSource::Auto => has_dwarf.then(|| Dwarf::new(Arc::clone(&binary), AUTO_DWARF_BYTES)),
+            SymbolSource::Dwarf if !has_dwarf => return Err(SymbolError::NoDwarf),
             SymbolSource::Dwarf => Some(Dwarf::new(Arc::clone(&binary), MAX_DWARF_BYTES)),
         };
-        let cache = Mutex::new(Cache::new(CACHED_PCS));
+        let cache = Mutex::new(Cache::new(CACHED_BYTES));
         Ok(Self { binary, source, dwarf, dwarf_failed: AtomicBool::new(false), cache })
     }
 
@@ -132,12 +135,18 @@ impl Symbolizer {
     }
 
     fn frames_at(&self, pc: VirtAddr) -> Result<Arc<[Frame]>, SymbolError> {
+        /// What an answer weighs beside its frames.
+        const ENTRY_BYTES: usize = 64;
         let lock = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(frames) = lock().get(pc) {
             return Ok(frames);
         }
         let frames: Arc<[Frame]> = self.look_up(pc)?.into();
-        lock().insert(pc, Arc::clone(&frames));
+        let text: usize = frames.iter().map(|frame| frame.function.len() + frame.file.len()).sum();
+        if text > MAX_TEXT_BYTES {
+            return Err(BinaryError::malformed("names of functions", pc.0).into());
+        }
+        lock().insert(pc, Arc::clone(&frames), size_of_val(&*frames) + text + ENTRY_BYTES);
         Ok(frames)
     }
 

@@ -1,10 +1,10 @@
 //! Frames of real binaries: DWARF and gopclntab must agree.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl};
 
-use super::{Frame, SymbolSource, Symbolizer};
+use super::{Dwarf, Frame, MAX_DWARF_BYTES, SymbolSource, Symbolizer};
 use crate::{
     address::VirtAddr,
     binary::{
@@ -48,40 +48,116 @@ fn difference(dwarf: &[Frame], table: &[Frame], wrapper: bool) -> Option<&'stati
     } else if dwarf.is_empty() && table.iter().all(|frame| frame.file == "?") {
         Some("marker of the linker: not in DWARF")
     } else {
-        Some("unexplained")
+        Some(UNEXPLAINED)
     }
 }
 
+const UNEXPLAINED: &str = "unexplained";
+
+/// What comparing one binary gave.
+#[derive(Default)]
+struct Comparison {
+    functions: u64,
+    pcs: u64,
+    inlined_pcs: u64,
+    inlined_frames: u64,
+    /// By reason: how many pcs, and the first of them.
+    differences: BTreeMap<&'static str, (u64, Vec<String>)>,
+}
+
+impl Comparison {
+    /// Compares the frames at these pcs (not return addresses).
+    fn add(&mut self, binary: &Arc<Binary>, dwarf: &Dwarf, table: &Symbolizer, pcs: impl Iterator<Item = u64>) {
+        const EXAMPLES: usize = 3;
+        for pc in pcs {
+            // As DWARF has it, the physical function's name too.
+            let by_dwarf = dwarf.frames_at(VirtAddr(pc)).expect("readable").unwrap_or_default();
+            let by_table = table.frames(VirtAddr(pc + 1)).expect("readable");
+            let inlined = by_table.iter().filter(|frame| frame.inlined).count() as u64;
+            self.pcs += 1;
+            self.inlined_pcs += u64::from(inlined > 0);
+            self.inlined_frames += inlined;
+            if by_dwarf != by_table {
+                let function = binary.function_at(VirtAddr(pc)).expect("readable");
+                let wrapper = function.is_some_and(|function| function.wrapper);
+                let reason = difference(&by_dwarf, &by_table, wrapper).expect("they differ");
+                let (count, examples) = self.differences.entry(reason).or_default();
+                *count += 1;
+                if examples.len() < EXAMPLES {
+                    examples.push(format!("{:#x}\n    DWARF      {by_dwarf:?}\n    gopclntab  {by_table:?}", pc));
+                }
+            }
+        }
+    }
+
+    fn print(&self, name: &str, version: &str) {
+        let Self { functions, pcs, inlined_pcs, inlined_frames, differences } = self;
+        let different: u64 = differences.values().map(|(count, _)| count).sum();
+        println!(
+            "{name:<10} {version:<9} {functions:>10} {pcs:>11} {inlined_pcs:>12} {inlined_frames:>15} {different:>10}"
+        );
+        for (reason, (count, examples)) in differences {
+            println!("  {count:>8}  {reason}, such as {}", examples.join("\n            and "));
+        }
+    }
+}
+
+/// The toolchains' programs at some pcs; with `PARKRANGER_SYMBOLS_OF` (files, as in a PATH) those at every pc of every
+/// function, as `cargo xtask symbols` has it.
 #[test]
 fn dwarf_and_gopclntab_agree() {
     let _turn = one_at_a_time();
+    if let Some(files) = std::env::var_os("PARKRANGER_SYMBOLS_OF") {
+        println!(
+            "{:<10} {:<9} {:>10} {:>11} {:>12} {:>15} {:>10}",
+            "program", "Go", "functions", "pcs", "of inlined", "inlined frames", "different"
+        );
+        let compared: Vec<_> = std::env::split_paths(&files).map(|file| whole_program(&file)).collect();
+        assert!(!compared.is_empty() && compared.iter().all(|comparison| comparison.pcs > 100_000));
+        assert!(compared.iter().all(|comparison| !comparison.differences.contains_key(UNEXPLAINED)), "see above");
+        return;
+    }
     for toolchain in toolchains() {
         for variant in [Variant::Plain, Variant::Trimmed] {
             let binary = toolchain.program(variant).binary();
-            let dwarf = symbolizer(&binary, SymbolSource::Dwarf);
+            let dwarf = Dwarf::new(Arc::clone(&binary), MAX_DWARF_BYTES);
             let table = symbolizer(&binary, SymbolSource::Gopclntab);
-            let auto = symbolizer(&binary, SymbolSource::Auto);
-            let (mut differences, mut inlined) = (BTreeMap::<_, Vec<String>>::new(), 0);
-            let pcs = pcs(&binary);
-            for &pc in pcs.iter().step_by(if cfg!(debug_assertions) { 7 } else { 1 }) {
-                let pc = VirtAddr(pc);
-                let by_dwarf = dwarf.frames(pc).expect("readable");
-                let by_table = table.frames(pc).expect("readable");
-                inlined += by_table.iter().filter(|frame| frame.inlined).count();
-                let wrapper =
-                    binary.function_at(VirtAddr(pc.0 - 1)).expect("readable").is_some_and(|found| found.wrapper);
-                if let Some(reason) = difference(&by_dwarf, &by_table, wrapper) {
-                    differences.entry(reason).or_default().push(format!("{pc} {by_dwarf:?} {by_table:?}"));
-                }
-                assert_eq!(auto.frames(pc).expect("readable"), by_table, "{pc}");
+            let step = if cfg!(debug_assertions) { 7 } else { 1 };
+            let pcs: Vec<u64> = pcs(&binary).into_iter().step_by(step).collect();
+            let mut comparison = Comparison::default();
+            comparison.add(&binary, &dwarf, &table, pcs.iter().map(|pc| pc - 1));
+            comparison.print(&format!("{variant:?}"), &format!("1.{}", toolchain.minor));
+            assert!(comparison.inlined_frames > 200, "only {} inlined frames", comparison.inlined_frames);
+            assert!(!comparison.differences.contains_key(UNEXPLAINED), "see above");
+            let sources = [SymbolSource::Auto, SymbolSource::Dwarf].map(|source| symbolizer(&binary, source));
+            for &pc in pcs.iter().step_by(5) {
+                let [auto, dwarf] =
+                    sources.each_ref().map(|symbolizer| symbolizer.frames(VirtAddr(pc)).expect("readable"));
+                assert_eq!(auto, table.frames(VirtAddr(pc)).expect("readable"), "{pc:#x}");
+                assert!(
+                    dwarf.is_empty() || dwarf.last().map(|f| &f.function) == auto.last().map(|f| &f.function),
+                    "{pc:#x}"
+                );
             }
-            for (reason, places) in &differences {
-                println!("1.{} {variant:?}: {} of {}: {reason}", toolchain.minor, places.len(), pcs.len());
-            }
-            assert!(inlined > 200, "only {inlined} inlined frames");
-            assert_eq!(differences.get("unexplained"), None, "1.{} {variant:?}", toolchain.minor);
         }
     }
+}
+
+/// Every pc of every function, the padding behind it too.
+fn whole_program(file: &Path) -> Comparison {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let binary = Arc::new(Binary::parse(Arc::new(std::fs::read(file).expect("a file"))).expect("a Go binary"));
+    let dwarf = Dwarf::new(Arc::clone(&binary), MAX_DWARF_BYTES);
+    let table = symbolizer(&binary, SymbolSource::Gopclntab);
+    let mut comparison = Comparison::default();
+    let visit = |_, record: &crate::binary::pclntab::Record| {
+        comparison.functions += 1;
+        comparison.add(&binary, &dwarf, &table, record.entry..record.end);
+        Ok(None::<()>)
+    };
+    binary.table().each(binary.image(), visit).expect("readable");
+    comparison.print(&name, &binary.go_version().raw);
+    comparison
 }
 
 #[test]

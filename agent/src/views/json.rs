@@ -21,6 +21,8 @@ struct Document<'a> {
     schema: u32,
     time: String,
     processes: Vec<Process<'a>>,
+    /// What watching may cost a process, as a share of its own CPU time; null for whatever it does.
+    budget: Option<f64>,
     /// Losses that belong to no process; empty in a healthy run.
     losses: &'a BTreeMap<&'static str, u64>,
 }
@@ -35,6 +37,12 @@ struct Process<'a> {
     go_version: &'a str,
     layout: &'a str,
     fidelity: &'static str,
+    /// What watching costs it, as a share of its own CPU time; null before it is known.
+    cost: Option<f64>,
+    fidelity_changes: u64,
+    uncounted: Uncounted,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_share: Option<f64>,
     baseline: bool,
     audits: Audits,
     ended: bool,
@@ -53,6 +61,13 @@ struct Process<'a> {
     losses: &'a BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sites: Option<Vec<Site<'a>>>,
+}
+
+/// How long something was not counted at all, in seconds.
+#[derive(Serialize)]
+struct Uncounted {
+    births_exits_seconds: f64,
+    parks_seconds: f64,
 }
 
 /// How often ledger and census were compared, and by how many goroutines they differed.
@@ -120,6 +135,7 @@ fn write_document(out: &mut impl io::Write, snapshot: &Snapshot, facts: Option<&
         schema: SCHEMA,
         time: rfc3339(snapshot.time),
         processes: snapshot.processes.iter().map(|one| process(one, facts_of(one))).collect(),
+        budget: snapshot.budget.map(|budget| rounded(budget.share(), 6)),
         losses: &snapshot.losses,
     };
     write_line(out, &document)
@@ -163,7 +179,7 @@ pub fn write_sites(
         start_time: process.start_time,
         total,
         offset,
-        sites: page.iter().map(|one| site(one)).collect(),
+        sites: page.iter().map(|one| site(one, process)).collect(),
     };
     write_line(&mut out, &document)
 }
@@ -184,7 +200,14 @@ fn process<'a>(process: &'a ProcessSnapshot, facts: Option<&'a Facts>) -> Proces
         library: process.library.as_deref(),
         go_version: &process.go_version,
         layout: &process.layout,
-        fidelity: "full",
+        fidelity: process.governed.fidelity.name(),
+        cost: process.governed.cost.map(|cost| rounded(cost, 6)),
+        fidelity_changes: process.governed.steps,
+        uncounted: Uncounted {
+            births_exits_seconds: rounded(process.missing.lives_for.as_secs_f64(), 3),
+            parks_seconds: rounded(process.missing.parks_for.as_secs_f64(), 3),
+        },
+        window_share: process.missing.window_share.map(|share| rounded(share, 6)),
         baseline: process.baseline,
         audits: Audits {
             settled: process.audits.settled,
@@ -201,11 +224,17 @@ fn process<'a>(process: &'a ProcessSnapshot, facts: Option<&'a Facts>) -> Proces
         pod: place.and_then(|place| place.pod.as_deref()),
         unit: place.and_then(|place| place.unit.as_deref()),
         losses: &process.losses,
-        sites: facts.is_none().then(|| process.sites.iter().map(site).collect()),
+        sites: facts.is_none().then(|| process.sites.iter().map(|one| site(one, process)).collect()),
     }
 }
 
-fn site(site: &SiteSnapshot) -> Site<'_> {
+/// A number with so many decimals: more are noise.
+fn rounded(number: f64, decimals: i32) -> f64 {
+    let scale = 10f64.powi(decimals);
+    (number * scale).round() / scale
+}
+
+fn site<'a>(site: &'a SiteSnapshot, process: &ProcessSnapshot) -> Site<'a> {
     Site {
         function: &site.function,
         file: &site.file,
@@ -218,7 +247,7 @@ fn site(site: &SiteSnapshot) -> Site<'_> {
         parks: site.parks,
         stack_bytes: site.stack_bytes,
         waits: &site.waits,
-        approximate: false,
+        approximate: !process.missing.is_nothing(),
         creation_stack: site
             .creation_stack
             .iter()

@@ -5,9 +5,12 @@ use std::{cmp::Reverse, collections::HashMap, fmt::Write as _, path::Path};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use parkranger_common::counts::ProcessId;
 
-use crate::watch::{
-    Snapshot,
-    snapshot::{ProcessSnapshot, SiteSnapshot},
+use crate::{
+    governor::Fidelity,
+    watch::{
+        Snapshot,
+        snapshot::{ProcessSnapshot, SiteSnapshot},
+    },
 };
 
 /// What rows are sorted by, largest first.
@@ -126,6 +129,27 @@ fn drift(process: &ProcessSnapshot) -> String {
     if process.audits.drift == 0 { String::new() } else { format!(" DRIFT {}", process.audits.drift) }
 }
 
+/// What is recorded where that is less than everything, and what watching costs.
+fn governed(process: &ProcessSnapshot) -> String {
+    let governed = &process.governed;
+    let mut text = String::new();
+    if governed.fidelity != Fidelity::Full {
+        let _ = write!(text, "  {}", governed.fidelity);
+        if let Some(share) = process.missing.window_share.filter(|_| governed.fidelity == Fidelity::Sampled) {
+            let _ = write!(text, " {:.1} %", share * 100.0);
+        }
+    }
+    if let Some(cost) = governed.cost.filter(|_| !process.ended) {
+        let _ = write!(text, "  costs {:.1} %", cost * 100.0);
+    }
+    text
+}
+
+/// The mark of numbers that are estimates or lower bounds.
+const fn approximately(exact: bool) -> &'static str {
+    if exact { "" } else { "~" }
+}
+
 fn render_process(
     text: &mut String,
     process: &ProcessSnapshot,
@@ -136,12 +160,15 @@ fn render_process(
     let name = Path::new(&process.exe).file_name().map_or_else(|| process.exe.clone(), |n| n.to_string_lossy().into());
     let _ = writeln!(
         text,
-        "{name}  pid {}  {}{}{}",
+        "{name}  pid {}  {}{}{}{}",
         process.pid,
         process.go_version,
+        governed(process),
         if process.layout_is_older { " (newer than parkranger; layout proved by its memory)" } else { "" },
         if process.ended { "  ended" } else { "" }
     );
+    let lives = approximately(process.missing.has_all_lives());
+    let parks = approximately(process.missing.has_all_parks());
     let rate = |now: u64, then: fn(&ProcessSnapshot) -> u64| {
         earlier.map_or_else(String::new, |(before, seconds)| {
             format!(" ({}/s)", per_second(now.saturating_sub(then(before)), seconds))
@@ -149,7 +176,7 @@ fn render_process(
     };
     let _ = writeln!(
         text,
-        "goroutines {} (user {}, system {}){}  births {}{}  exits {}{}  parks {}{}{}",
+        "goroutines {} (user {}, system {}){}  births {lives}{}{}  exits {lives}{}{}  parks {parks}{}{}{}",
         process.live(),
         process.user,
         process.system,
@@ -181,12 +208,12 @@ fn render_process(
             earlier.map_or_else(String::new, |(_, seconds)| per_second(now.saturating_sub(then.unwrap_or(0)), seconds))
         };
         table.add_row([
-            number(site.live),
-            number(site.births),
+            number(site.live, ""),
+            number(site.births, lives),
             Cell::new(rate(site.births, before.map(|b| b.births))).set_alignment(CellAlignment::Right),
-            number(site.exits),
+            number(site.exits, lives),
             Cell::new(rate(site.exits, before.map(|b| b.exits))).set_alignment(CellAlignment::Right),
-            number(site.parks),
+            number(site.parks, parks),
             Cell::new(rate(site.parks, before.map(|b| b.parks))).set_alignment(CellAlignment::Right),
             Cell::new(most_frequent(&site.waits)),
             Cell::new(created_at(site)),
@@ -246,8 +273,8 @@ fn process_key(process: &ProcessSnapshot, sort: Sort) -> (bool, i64) {
     (!process.ended, count)
 }
 
-fn number(value: impl std::fmt::Display) -> Cell {
-    Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
+fn number(value: impl std::fmt::Display, mark: &str) -> Cell {
+    Cell::new(format!("{mark}{value}")).set_alignment(CellAlignment::Right)
 }
 
 fn per_second(count: u64, seconds: f64) -> String {

@@ -15,7 +15,7 @@ use super::stacks::StackBytes;
 use crate::{
     address::VirtAddr,
     binary::{Architecture, Binary, BinaryError, may_hold_go},
-    host::{FileId, FileSource, FileVersion, HostError, Identity, MappedFile, Mapping},
+    host::{DebugFolder, FileId, FileSource, FileVersion, HostError, Identity, MappedFile, Mapping},
     kernel::attach::Probe,
     plan::{GoroutineSource, Plan},
     runtime::{Layout, WaitReasons},
@@ -212,6 +212,20 @@ impl Binaries {
         outcome
     }
 
+    /// The binary with this number in its probes' words.
+    pub(super) fn by_number(&self, number: u32) -> Option<(FileId, Arc<Watchable>)> {
+        self.known.iter().find_map(|(id, known)| {
+            let watchable = known.outcome.as_ref().ok()?;
+            (watchable.word.binary() == number).then(|| (*id, Arc::clone(watchable)))
+        })
+    }
+
+    /// Forgets a binary that nobody runs.
+    pub(super) fn forget(&mut self, id: FileId) {
+        self.known.remove(&id);
+        self.libraries.retain(|_, library| library.as_ref().ok() != Some(&id));
+    }
+
     /// A watchable binary.
     #[must_use]
     pub fn get(&self, id: FileId) -> Option<Arc<Watchable>> {
@@ -220,7 +234,7 @@ impl Binaries {
 }
 
 fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolSource) -> Result<Watchable, Refusal> {
-    let binary = Arc::new(Binary::parse(Arc::new(source)).map_err(|error| match error {
+    let binary = Arc::new(DebugFolder::default().read_binary(source).map_err(|error| match error {
         BinaryError::NotElf | BinaryError::NotGo => Refusal::NotGo,
         other => Refusal::Binary(other.to_string()),
     })?);

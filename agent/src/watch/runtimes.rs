@@ -16,6 +16,15 @@ use crate::{
     runtime::LayoutSource,
 };
 
+/// Whether a process has had time to set up its runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// It was found running.
+    Old,
+    /// Its program has only just begun: there is nothing in its memory yet.
+    New,
+}
+
 /// A runtime that can be watched.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -54,9 +63,15 @@ impl Found {
 /// # Errors
 ///
 /// What looking at the process says; then nothing is known about it.
-pub fn find(proc: &Proc, binaries: &mut Binaries, pid: u32, exe: PathBuf) -> Result<Result<Found, Refusal>, HostError> {
+pub fn find(
+    proc: &Proc,
+    binaries: &mut Binaries,
+    pid: u32,
+    exe: PathBuf,
+    age: Age,
+) -> Result<Result<Found, Refusal>, HostError> {
     let why = match binaries.understand(proc.open_executable(pid)?) {
-        Ok(file) => return proved(proc, binaries, pid, Found { file, exe, library: None }),
+        Ok(file) => return proved(proc, binaries, pid, Found { file, exe, library: None }, age),
         Err(why) => why,
     };
     if !matches!(why, Refusal::NotGo) {
@@ -65,7 +80,7 @@ pub fn find(proc: &Proc, binaries: &mut Binaries, pid: u32, exe: PathBuf) -> Res
     let mut refusal = why;
     for mapping in proc.code_mappings(pid)? {
         match binaries.library(&mapping, || proc.open_mapping(pid, &mapping)) {
-            Ok(file) => return proved(proc, binaries, pid, Found { file, exe, library: Some(mapping) }),
+            Ok(file) => return proved(proc, binaries, pid, Found { file, exe, library: Some(mapping) }, age),
             Err(Refusal::NotGo) => {}
             Err(why) => refusal = Refusal::Library { path: mapping.path, why: Box::new(why) },
         }
@@ -75,13 +90,22 @@ pub fn find(proc: &Proc, binaries: &mut Binaries, pid: u32, exe: PathBuf) -> Res
 
 /// The runtime found, if memory agrees with its layout. A layout for this very version, or the binary's own, is believed
 /// until memory contradicts it; one of an older version only once memory has proved it.
-fn proved(proc: &Proc, binaries: &Binaries, pid: u32, found: Found) -> Result<Result<Found, Refusal>, HostError> {
+fn proved(
+    proc: &Proc,
+    binaries: &Binaries,
+    pid: u32,
+    found: Found,
+    age: Age,
+) -> Result<Result<Found, Refusal>, HostError> {
     let Some(watchable) = binaries.get(found.file) else { return Ok(Err(Refusal::NotGo)) };
     if watchable.is_proved() {
         return Ok(Ok(found));
     }
-    let bias = found.bias(proc, pid, &watchable)?;
     let guessed = matches!(watchable.layout.source, LayoutSource::NewestKnown { .. });
+    if age == Age::New && !guessed {
+        return Ok(Ok(found));
+    }
+    let bias = found.bias(proc, pid, &watchable)?;
     Ok(match proof::prove(proc, proc.identity(pid)?, bias, &watchable) {
         Proof::Proved => {
             watchable.set_proved();

@@ -10,7 +10,8 @@ use parkranger_common::{
 use super::{Watch, Watchable, Watched, binaries::SiteNames};
 use crate::{
     address::RuntimeAddr,
-    ledger::{Audits, ProcessLedger, Site, Tally},
+    governor::{Budget, Governed},
+    ledger::{Audits, Missing, ProcessLedger, Site, Tally},
     runtime::{LayoutSource, is_system_goroutine},
     symbols::Frame,
 };
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub refused: usize,
     /// Losses that belong to no process, by name; only those that are not 0.
     pub losses: BTreeMap<&'static str, u64>,
+    /// What watching may cost a process; `None` for whatever it does.
+    pub budget: Option<Budget>,
 }
 
 /// One process.
@@ -47,6 +50,10 @@ pub struct ProcessSnapshot {
     pub layout: String,
     /// They are those of an older Go than the process's.
     pub layout_is_older: bool,
+    /// What is recorded of it now, what that costs it, and how often that changed.
+    pub governed: Governed,
+    /// What was not recorded since the attach.
+    pub missing: Missing,
     /// Whether `live` has every goroutine, also those older than the attach.
     pub baseline: bool,
     /// What windows found: how often ledger and census were compared, and by how much they differed.
@@ -131,7 +138,8 @@ impl Watch {
             .map(|loss| (loss.name(), host_losses[*loss as usize]))
             .filter(|(_, count)| *count > 0)
             .collect();
-        Snapshot { time: SystemTime::now(), processes, refused: self.refused().count(), losses }
+        let refused = self.refused().count();
+        Snapshot { time: SystemTime::now(), processes, refused, losses, budget: self.budget() }
     }
 
     fn snapshot_process(&self, id: ProcessId, process: &Watched, binary: &Watchable) -> ProcessSnapshot {
@@ -158,15 +166,14 @@ impl Watch {
             })
             .collect();
         sites.extend(unattributed_row(&ledger));
-        let stacks = if process.ended { None } else { binary.stacks(process.identity) };
-        if process.ended {
+        let stacks = if process.has_ended() { None } else { binary.stacks(process.identity) };
+        if process.has_ended() {
             binary.forget_stacks(process.identity);
         }
         for site in &mut sites {
             site.stack_bytes = stacks.as_ref().map(|stacks| stacks.of_site(site.id));
         }
-        let baseline =
-            ledger.baseline || sites.iter().any(|site| site.start_function == FIRST_GOROUTINE && site.births > 0);
+        let baseline = ledger.baseline || ledger.missing.has_all_lives() && sites.iter().any(is_first_goroutine);
         let live_of = |system: bool| sites.iter().filter(|site| site.system == system).map(|site| site.live).sum();
         ProcessSnapshot {
             id,
@@ -179,7 +186,9 @@ impl Watch {
             layout_is_older: matches!(binary.layout.source, LayoutSource::NewestKnown { .. }),
             baseline,
             audits: ledger.audits,
-            ended: process.ended,
+            governed: self.governed(id, process.file),
+            missing: ledger.missing,
+            ended: process.has_ended(),
             births,
             exits,
             parks,
@@ -194,6 +203,10 @@ impl Watch {
             stack_bytes: stacks.map(|stacks| stacks.total),
         }
     }
+}
+
+fn is_first_goroutine(site: &SiteSnapshot) -> bool {
+    site.start_function == FIRST_GOROUTINE && site.births > 0
 }
 
 fn site_snapshot(
@@ -274,6 +287,7 @@ fn unattributed_row(ledger: &ProcessLedger) -> Option<SiteSnapshot> {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+    use crate::governor::Fidelity;
 
     /// A process with these sites: number, live goroutines, births. Numbers 1000 apart are `go` statements of one name, as
     /// one that was inlined into two functions.
@@ -304,6 +318,8 @@ pub(crate) mod testing {
             layout_is_older: false,
             baseline: true,
             audits: Audits::default(),
+            governed: Governed { fidelity: Fidelity::Full, cost: None, steps: 0 },
+            missing: Missing::default(),
             ended: false,
             births: sites.iter().map(|site| site.2).sum(),
             exits: 0,

@@ -11,7 +11,7 @@
 //! such a thread is left behind and the process gets no further window.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::mpsc::TryRecvError,
     thread,
     time::{Duration, Instant},
@@ -24,11 +24,12 @@ use parkranger_common::{
 use tracing::{debug, warn};
 
 use super::{
-    Watch, WatchError,
+    Watch, WatchError, Watched,
     worker::{Stocks, Worker},
 };
 use crate::{
     census::CensusError,
+    host::cpu_time_ns,
     ledger::{
         Site, Verdict,
         window::{Spoiled, alive_at_end, unnumbered},
@@ -50,7 +51,13 @@ const CENSUS_LIMIT: Duration = Duration::from_secs(30);
 /// Time between two steps of an open window, and between two drains without one. The ring buffer is never waited on:
 /// waking the agent would cost the target more than everything else together.
 const STEP: Duration = Duration::from_millis(2);
-const DRAIN: Duration = Duration::from_millis(100);
+const DRAIN: Duration = Duration::from_millis(40);
+const SHORTEST_DRAIN: Duration = Duration::from_millis(1);
+/// Time between two censuses of a process whose births and exits are not counted, and how many times what it took.
+const CENSUS_EVERY: Duration = Duration::from_secs(5);
+const CENSUS_PART: u32 = 50;
+/// A process that has used less CPU time since it was found right needs no audit: nothing can have gone wrong.
+const IDLE_NS: u64 = 1_000_000;
 /// Time to the first repetition of a window that said nothing; doubled each time up to the limit.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(20);
@@ -64,15 +71,35 @@ pub(super) struct Windows {
     open: Option<OpenWindow>,
 }
 
+impl Windows {
+    /// What is known of a process does not hold any more: its next window is due at once, and an open one says nothing.
+    pub(super) fn again(&mut self, id: ProcessId) {
+        self.due.insert(id, Due::now());
+        if let Some(open) = self.open.as_mut().filter(|open| open.id == id) {
+            open.is_void = true;
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Due {
     at: Instant,
     retry: Duration,
+    /// CPU time of the process when it was found right.
+    settled_cpu_ns: Option<u64>,
+}
+
+impl Due {
+    fn now() -> Self {
+        Self { at: Instant::now(), retry: FIRST_RETRY, settled_cpu_ns: None }
+    }
 }
 
 struct OpenWindow {
     id: ProcessId,
     offsets: Window,
+    begun: Instant,
+    /// When its phase began.
     since: Instant,
     phase: Phase,
     lives: Vec<Life>,
@@ -81,6 +108,29 @@ struct OpenWindow {
     /// The kernel's counts at the beginning of the census.
     before: Vec<(SiteKey, SiteCounts)>,
     worker: Option<Worker>,
+    /// No births and exits are counted: the census is all there is to know.
+    only_census: bool,
+    /// What it finds is not to be used.
+    is_void: bool,
+}
+
+impl OpenWindow {
+    fn new(id: ProcessId, offsets: Window, phase: Phase) -> Self {
+        let now = Instant::now();
+        Self {
+            id,
+            offsets,
+            begun: now,
+            since: now,
+            phase,
+            lives: Vec::new(),
+            counted_before: 0,
+            before: Vec::new(),
+            worker: None,
+            only_census: false,
+            is_void: false,
+        }
+    }
 }
 
 enum Phase {
@@ -106,6 +156,7 @@ enum Phase {
 enum Step {
     Goes(Box<OpenWindow>),
     Done,
+    Observed,
     Unconfirmed,
     Spoiled(Spoiled),
     Impossible(CensusError),
@@ -115,7 +166,8 @@ impl Watch {
     /// How often [`Watch::drain`] is to be called now.
     #[must_use]
     pub fn drain_every(&self) -> Duration {
-        if self.windows.open.is_some() { STEP } else { DRAIN }
+        let usual = if self.windows.open.is_some() { STEP } else { DRAIN };
+        self.govern_at().saturating_duration_since(Instant::now()).clamp(SHORTEST_DRAIN, usual)
     }
 
     /// Takes windows until every process has its baseline, but no longer than `limit`.
@@ -132,7 +184,7 @@ impl Watch {
     fn all_have_baselines(&self) -> bool {
         self.processes
             .iter()
-            .all(|(id, process)| process.ended || process.no_census || self.ledger.process(*id).baseline)
+            .all(|(id, process)| process.has_ended() || process.no_census || self.ledger.process(*id).baseline)
     }
 
     /// Takes in births and exits of the open window.
@@ -146,28 +198,36 @@ impl Watch {
     pub(super) fn step_window(&mut self) -> Result<(), WatchError> {
         let Some(open) = self.windows.open.take() else { return self.open_window() };
         let id = open.id;
-        let gone = self.processes.get(&id).is_none_or(|process| process.ended);
+        let gone = self.processes.get(&id).is_none_or(Watched::has_ended);
         if gone {
             self.windows.due.remove(&id);
+        }
+        if gone || open.is_void {
             return self.close();
         }
+        let begun = open.begun;
         match self.step(open)? {
             Step::Goes(open) => self.windows.open = Some(*open),
             Step::Done => {
                 self.close()?;
-                self.windows.due.insert(id, Due { at: Instant::now() + self.config.audit_every, retry: FIRST_RETRY });
+                let next = Due { at: Instant::now() + self.config.audit_every, ..Due::now() };
+                self.windows.due.insert(id, Due { settled_cpu_ns: cpu_time_ns(id.tgid()), ..next });
+            }
+            Step::Observed => {
+                let next = CENSUS_EVERY.max(begun.elapsed() * CENSUS_PART);
+                self.windows.due.insert(id, Due { at: Instant::now() + next, ..Due::now() });
             }
             Step::Unconfirmed => {
                 debug!("a window of process {} is to be confirmed", id.tgid());
                 self.close()?;
-                self.windows.due.insert(id, Due { at: Instant::now(), retry: FIRST_RETRY });
+                self.windows.due.insert(id, Due::now());
             }
             Step::Spoiled(why) => {
                 debug!("a window of process {} is repeated: {why}", id.tgid());
                 self.close()?;
                 self.ledger.spoiled(id);
                 let retry = self.windows.due.get(&id).map_or(FIRST_RETRY, |due| due.retry);
-                let next = Due { at: Instant::now() + retry, retry: (retry * 2).min(LAST_RETRY) };
+                let next = Due { at: Instant::now() + retry, retry: (retry * 2).min(LAST_RETRY), ..Due::now() };
                 self.windows.due.insert(id, next);
             }
             Step::Impossible(why) => {
@@ -185,16 +245,37 @@ impl Watch {
         Ok(self.kernel.set_window(Window::default())?)
     }
 
-    fn open_window(&mut self) -> Result<(), WatchError> {
+    /// The process whose window is due: baselines before audits, whoever waits longest first.
+    fn next_window(&mut self) -> Option<ProcessId> {
         let now = Instant::now();
         self.windows.due.retain(|id, _| self.processes.contains_key(id));
-        let waiting = self.processes.iter().filter(|(_, process)| !process.ended && !process.no_census);
-        let next = waiting
-            .map(|(id, _)| (self.windows.due.get(id).map_or(now, |due| due.at), *id))
-            .filter(|(at, _)| *at <= now)
-            .min();
-        let Some((_, id)) = next else { return Ok(()) };
-        let Some((_, _, binary)) = self.processes().find(|(other, ..)| *other == id) else { return Ok(()) };
+        loop {
+            let waiting = self.processes.iter().filter(|(_, process)| !process.has_ended() && !process.no_census);
+            let due = waiting.filter_map(|(id, _)| {
+                let due = self.windows.due.get(id);
+                let at = due.map_or(now, |due| due.at);
+                (at <= now).then(|| (due.is_some_and(|due| due.settled_cpu_ns.is_some()), at, *id))
+            });
+            let (is_audit, _, id) = due.min()?;
+            let due = self.windows.due.get_mut(&id).filter(|_| is_audit);
+            match due.map(|due| (due.settled_cpu_ns, cpu_time_ns(id.tgid()), due)) {
+                Some((Some(then), Some(used), due)) if used.saturating_sub(then) < IDLE_NS => {
+                    due.at = now + self.config.audit_every;
+                }
+                _ => return Some(id),
+            }
+        }
+    }
+
+    fn open_window(&mut self) -> Result<(), WatchError> {
+        let Some(id) = self.next_window() else { return Ok(()) };
+        let Some(file) = self.processes.get(&id).map(|process| process.file) else { return Ok(()) };
+        let Some(probes) = self.probes.get_mut(&file) else { return Ok(()) };
+        let only_census = !probes.recording().lives;
+        if only_census && !probes.are_settled() {
+            return Ok(());
+        }
+        let Some((_, process, binary)) = self.processes().find(|(other, ..)| *other == id) else { return Ok(()) };
         let stock = GoidStock::of(binary.binary.go_version());
         let offsets = Window {
             process: id,
@@ -204,20 +285,17 @@ impl Watch {
             p: u64::from(stock.m_p),
             goidcache: u64::from(stock.p_goidcache),
         };
+        if only_census {
+            let worker = Worker::start(&self.proc, process, &binary, offsets.goidcache);
+            self.windows.open = Some(OpenWindow { worker, only_census, ..OpenWindow::new(id, offsets, Phase::Census) });
+            return Ok(());
+        }
         let counted_before = in_windows(&self.kernel.sites_of(id)?);
         // The offsets first, the process last: an event sees both or none.
         self.kernel.set_window(Window { process: ProcessId(0), ..offsets })?;
         self.kernel.set_window(offsets)?;
-        self.windows.open = Some(OpenWindow {
-            id,
-            offsets,
-            since: now,
-            phase: Phase::Settling(self.proc.thread_times(id.tgid())),
-            lives: Vec::new(),
-            counted_before,
-            before: Vec::new(),
-            worker: None,
-        });
+        let settling = Phase::Settling(self.proc.thread_times(id.tgid()));
+        self.windows.open = Some(OpenWindow { counted_before, ..OpenWindow::new(id, offsets, settling) });
         Ok(())
     }
 
@@ -304,6 +382,15 @@ impl Watch {
             }
             Ok(Err(why)) => Ok(Step::Impossible(why)),
             Ok(Ok(found)) if !found.complete => Ok(Step::Spoiled(Spoiled::Incomplete)),
+            Ok(Ok(found)) if open.only_census => {
+                let mut alive: BTreeMap<Site, u64> = BTreeMap::new();
+                for (_, site) in found.goroutines {
+                    *alive.entry(site).or_default() += 1;
+                }
+                let counters = self.kernel.sites_of(open.id)?;
+                self.ledger.observe(open.id, &alive, &counters);
+                Ok(Step::Observed)
+            }
             Ok(Ok(found)) => {
                 let at_end = self.kernel.sites_of(open.id)?;
                 if outside(&open.before) != outside(&at_end) {

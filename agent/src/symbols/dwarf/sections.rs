@@ -23,6 +23,7 @@ pub(super) struct Sections {
 
 impl Sections {
     pub(super) fn read(binary: &Binary, limit_bytes: u64) -> Result<Self, SymbolError> {
+        let image = binary.image_with(SectionId::DebugInfo.name()).ok_or(SymbolError::NoDwarf)?;
         let mut left = limit_bytes;
         let sections = gimli::DwarfSections::load(|id| {
             let limit = match id {
@@ -37,7 +38,7 @@ impl Sections {
                 | SectionId::DebugStrOffsets => left,
                 _ => return Ok(Vec::new()),
             };
-            let bytes = binary.image().section_data(id.name(), limit)?.unwrap_or_default();
+            let bytes = image.section_data(id.name(), limit)?.unwrap_or_default();
             left = left.saturating_sub(bytes.len() as u64);
             Ok::<_, BinaryError>(bytes)
         })?;

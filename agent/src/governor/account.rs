@@ -1,0 +1,215 @@
+//! What one process used and what watching it cost.
+
+use std::time::{Duration, Instant};
+
+use parkranger_common::counts::ProcessId;
+
+use super::{Budget, Fidelity, LEAST_CPU};
+use crate::{host::FileId, kernel::HitCosts};
+
+/// Hits of a process's probes, since each was first counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hits {
+    /// Goroutines created.
+    pub births: u64,
+    /// Parks that were counted, in windows too.
+    pub parks: u64,
+    /// Goroutines ended.
+    pub exits: u64,
+}
+
+/// A process at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Which.
+    pub process: ProcessId,
+    /// Whose probes it runs into.
+    pub binary: FileId,
+    /// CPU time of all its threads since it began, the cost of hits included, in ns.
+    pub cpu_ns: u64,
+    /// Hits so far.
+    pub hits: Hits,
+}
+
+/// Credit is so much time of the present allowance, at most.
+const CREDIT: Duration = Duration::from_secs(2);
+/// Rates are averages that forget the past with this time constant.
+const MEMORY: Duration = Duration::from_secs(2);
+/// Windows whose parks must agree before all are counted again.
+const WINDOWS_TO_RISE: u32 = 3;
+
+/// Events per second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rates {
+    births: f64,
+    parks: f64,
+    exits: f64,
+}
+
+/// One process's account.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    last: Option<(Instant, Reading)>,
+    budget: f64,
+    /// ns that may be spent before it is too much.
+    credit_ns: f64,
+    /// Averages over the last seconds: events, and ns per second of CPU time and of cost.
+    rates: Rates,
+    cpu: f64,
+    cost: f64,
+    /// The same over the last reading alone.
+    last_rates: Rates,
+    last_cpu: f64,
+    last_cost: f64,
+    /// Whether the averages have a value yet.
+    known: bool,
+    /// Windows since the last step.
+    windows: u32,
+}
+
+impl Account {
+    /// Takes a reading, made at `now` while `fidelity` was recorded.
+    pub(super) fn take(
+        &mut self,
+        reading: &Reading,
+        fidelity: Fidelity,
+        costs: HitCosts,
+        budget: Budget,
+        now: Instant,
+    ) {
+        self.budget = budget.0;
+        let Some((then, before)) = self.last.replace((now, *reading)) else {
+            self.renew_credit();
+            return;
+        };
+        let seconds = now.saturating_duration_since(then).as_secs_f64();
+        if seconds <= 0.0 {
+            self.last = Some((then, before));
+            return;
+        }
+        let per_second = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        let hits = reading.hits;
+        let counted = Rates {
+            births: per_second(hits.births, before.hits.births),
+            parks: per_second(hits.parks, before.hits.parks),
+            exits: per_second(hits.exits, before.hits.exits),
+        };
+        let cost = counted.births * costs.birth_ns + counted.parks * costs.park_ns + counted.exits * costs.exit_ns;
+        let cpu = per_second(reading.cpu_ns, before.cpu_ns);
+        let part = if self.known { 1.0 - (-seconds / MEMORY.as_secs_f64()).exp() } else { 1.0 };
+        self.known = true;
+        let average = |average: &mut f64, value: f64| *average += (value - *average) * part;
+        average(&mut self.cpu, cpu);
+        average(&mut self.cost, cost);
+        self.last_cpu = cpu;
+        self.last_cost = cost;
+        if fidelity >= Fidelity::Lifecycle {
+            average(&mut self.rates.births, counted.births);
+            average(&mut self.rates.exits, counted.exits);
+            (self.last_rates.births, self.last_rates.exits) = (counted.births, counted.exits);
+        }
+        if fidelity == Fidelity::Full {
+            average(&mut self.rates.parks, counted.parks);
+            self.last_rates.parks = counted.parks;
+        }
+        let earned = self.budget * own_cpu(cpu, cost) * seconds;
+        let most = CREDIT.as_secs_f64() * self.allowance();
+        self.credit_ns = (self.credit_ns + earned - cost * seconds).min(most);
+    }
+
+    /// Takes what a window saw while parks are sampled.
+    pub(super) fn sampled(&mut self, parks: u64, over: Duration) {
+        if over.is_zero() {
+            return;
+        }
+        let rate = parks as f64 / over.as_secs_f64();
+        // The first window after a step knows more than memory does.
+        self.rates.parks = if self.windows == 0 { rate } else { (self.rates.parks + rate) / 2.0 };
+        self.last_rates.parks = rate;
+        self.windows = self.windows.saturating_add(1);
+    }
+
+    pub(super) fn is_of(&self, binary: FileId) -> bool {
+        self.last.is_some_and(|(_, reading)| reading.binary == binary)
+    }
+
+    /// More was spent than may be.
+    pub(super) fn is_over(&self) -> bool {
+        self.credit_ns < 0.0
+    }
+
+    /// How long `part` of the allowance takes to pay for what was spent beyond the credit.
+    pub(super) fn time_to_pay(&self, part: f64) -> Duration {
+        Duration::try_from_secs_f64(-self.credit_ns.min(0.0) / (part * self.allowance())).unwrap_or(Duration::MAX)
+    }
+
+    /// The binary went to `fidelity`: what was measured before says little of what is recorded only now.
+    pub(super) fn stepped(&mut self, fidelity: Fidelity) {
+        self.windows = 0;
+        if fidelity <= Fidelity::Lifecycle {
+            self.last_rates.parks = 0.0;
+        }
+        self.renew_credit();
+    }
+
+    pub(super) fn renew_credit(&mut self) {
+        self.credit_ns = CREDIT.as_secs_f64() * self.allowance();
+    }
+
+    /// What watching costs, as a share of the CPU time without it. `None` before the second reading.
+    pub(super) fn cost(&self) -> Option<f64> {
+        (self.last.is_some() && self.cpu > 0.0).then(|| self.cost / own_cpu(self.cpu, self.cost))
+    }
+
+    /// The same for the last reading alone.
+    pub(super) fn cost_of_the_last(&self) -> Option<f64> {
+        (self.last_cpu > 0.0).then(|| self.last_cost / own_cpu(self.last_cpu, self.last_cost))
+    }
+
+    /// ns per second that may be spent.
+    fn allowance(&self) -> f64 {
+        self.budget * own_cpu(self.cpu, self.cost)
+    }
+
+    /// Allowance and what births and exits need of it, in ns per second, by the last reading if that is dearer.
+    fn now(&self, costs: HitCosts) -> (f64, f64) {
+        let of = |rates: &Rates| rates.births * costs.birth_ns + rates.exits * costs.exit_ns;
+        let (mean, last) = (of(&self.rates), of(&self.last_rates));
+        if last > mean {
+            (self.budget * own_cpu(self.last_cpu, self.last_cost), last)
+        } else {
+            (self.allowance(), mean)
+        }
+    }
+
+    /// Whether births and exits can all be counted.
+    pub(super) fn affords_lifecycle(&self, costs: HitCosts) -> bool {
+        let (allowance, lifecycle) = self.now(costs);
+        lifecycle <= allowance
+    }
+
+    /// The share of all parks that can be counted with this `part` of what births and exits leave. May be above 1.
+    pub(super) fn share(&self, costs: HitCosts, part: f64) -> f64 {
+        let (allowance, lifecycle) = self.now(costs);
+        let parks = self.rates.parks.max(self.last_rates.parks) * costs.park_ns;
+        let left = ((allowance - lifecycle) * part).max(0.0);
+        if parks > 0.0 { left / parks } else { 1.0 }
+    }
+
+    /// Whether the next step up from `from` is predicted to need no more than this `part` of the allowance, as far as rates are known.
+    pub(super) fn may_rise(&self, from: Fidelity, costs: HitCosts, part: f64) -> bool {
+        let (allowance, lifecycle) = self.now(costs);
+        let parks = self.rates.parks.max(self.last_rates.parks) * costs.park_ns;
+        match from {
+            // Nothing is counted in a census: only trying tells.
+            Fidelity::Census => true,
+            Fidelity::Sampled => self.windows >= WINDOWS_TO_RISE && lifecycle + parks <= part * allowance,
+            Fidelity::Lifecycle | Fidelity::Full => lifecycle <= part * allowance,
+        }
+    }
+}
+
+/// CPU time without the cost, in ns per second, and never less than counts as the least.
+fn own_cpu(cpu: f64, cost: f64) -> f64 {
+    (cpu - cost).max(LEAST_CPU * 1e9)
+}

@@ -1,0 +1,379 @@
+//! The governor: keeps what watching costs a process within its budget, by recording less where it must.
+//!
+//! Pure arithmetic, told the time. It is fed with readings of each process (CPU time and hits so far), multiplies hits
+//! with what one costs on this machine, and compares with the budget: a share of the CPU time the process would use
+//! unwatched. What is over it is decided for all processes of a binary at once, because they share their probes: whoever
+//! is dearest decides.
+//!
+//! - [`Account`]: what one process used and cost, and its credit,
+//! - [`Governor`]: which [`Fidelity`] each binary has, when it steps down and when up again.
+//!
+//! Down: a process's credit is two seconds of its allowance; when it is used up, the binary goes to the most that its
+//! rates allow, at once and over several steps where need be. Up: one step at a time, only where the next one is
+//! predicted to need no more than 70 % of the allowance, and after a pause that doubles each time it did not last.
+
+mod account;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use parkranger_common::counts::ProcessId;
+
+pub use account::{Account, Hits, Reading};
+
+use crate::{host::FileId, kernel::HitCosts};
+
+/// How much is recorded of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fidelity {
+    /// No probes: live goroutines from censuses alone.
+    Census,
+    /// Births and exits.
+    Lifecycle,
+    /// Births and exits, and parks in short windows, scaled up.
+    Sampled,
+    /// Births, exits and every park.
+    Full,
+}
+
+impl Fidelity {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Census => "census",
+            Self::Lifecycle => "lifecycle",
+            Self::Sampled => "sampled",
+            Self::Full => "full",
+        }
+    }
+}
+
+impl fmt::Display for Fidelity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What watching may cost, as a share of the CPU time a process would use unwatched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget(f64);
+
+impl Budget {
+    /// One per cent.
+    pub const DEFAULT: Self = Self(0.01);
+
+    /// As a share of the process's CPU time.
+    #[must_use]
+    pub fn share(self) -> f64 {
+        self.0
+    }
+}
+
+impl FromStr for Budget {
+    type Err = String;
+
+    /// "1", "0.5%".
+    fn from_str(text: &str) -> Result<Self, String> {
+        let percent: f64 = text.strip_suffix('%').unwrap_or(text).trim().parse().map_err(|_| "not a number")?;
+        if percent > 0.0 && percent <= 100.0 {
+            Ok(Self(percent / 100.0))
+        } else {
+            Err("more than 0, at most 100".to_owned())
+        }
+    }
+}
+
+/// A process counts as using at least so much of one CPU: what an idle one costs is nothing to anybody.
+const LEAST_CPU: f64 = 0.01;
+/// Length of a window in which parks are sampled.
+pub const SAMPLE: Duration = Duration::from_millis(20);
+/// The rarest and the most frequent windows: beyond them it is not worth it, and attaching costs more than counting.
+const RAREST: Duration = Duration::from_secs(30);
+const MOST_FREQUENT: Duration = Duration::from_millis(250);
+/// Part of what is left of the allowance that sampled parks are to need: parks come in bursts.
+const SAMPLED_PART: f64 = 0.5;
+/// Part of the allowance that the next step up may be predicted to need.
+const UP_PART: f64 = 0.7;
+/// Time from a step to the next one up, at least; doubled up to the limit when a step up did not last so long.
+const HOLD: Duration = Duration::from_secs(5);
+const LONGEST_HOLD: Duration = Duration::from_secs(300);
+/// Part of the allowance that pays back what was spent beyond it, a step up that did not last above all, before the next.
+const PAY_PART: f64 = 0.3;
+/// A step up that lasts less has failed.
+const LASTING: Duration = Duration::from_secs(10);
+
+/// A binary goes to another fidelity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// All of its processes.
+    pub binary: FileId,
+    /// What was recorded.
+    pub from: Fidelity,
+    /// What is from now on.
+    pub to: Fidelity,
+    /// Who decided it; `None` for the user.
+    pub because_of: Option<ProcessId>,
+    /// What watching that process cost when it was decided, as a share of its CPU time.
+    pub cost: f64,
+}
+
+/// What is recorded of a binary's processes.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    fidelity: Fidelity,
+    /// Share of the time that parks are counted in, if they are sampled.
+    share: f64,
+    /// When it stepped last, and whether that was up; a new one came up from nothing.
+    since: Instant,
+    up: bool,
+    hold: Duration,
+    steps: u64,
+    /// Chosen by the user.
+    pinned: bool,
+}
+
+/// What the governor says of a process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Governed {
+    /// What is recorded.
+    pub fidelity: Fidelity,
+    /// What that costs the process, as a share of its CPU time, over the last seconds; `None` before it is known.
+    pub cost: Option<f64>,
+    /// How often the fidelity of its binary changed.
+    pub steps: u64,
+}
+
+/// All accounts and levels.
+#[derive(Debug)]
+pub struct Governor {
+    budget: Option<Budget>,
+    costs: HitCosts,
+    may_sample: bool,
+    first: Fidelity,
+    levels: BTreeMap<FileId, Level>,
+    accounts: BTreeMap<ProcessId, Account>,
+}
+
+impl Governor {
+    /// `budget`: `None` to record everything whatever it costs. `first`: what is recorded of everything at first, and for
+    /// good where that is less than full. `may_sample`: whether attaching for a short time is cheap here.
+    #[must_use]
+    pub fn new(budget: Option<Budget>, first: Fidelity, may_sample: bool) -> Self {
+        let first = if first == Fidelity::Sampled && !may_sample { Fidelity::Lifecycle } else { first };
+        let (levels, accounts) = (BTreeMap::new(), BTreeMap::new());
+        Self { budget, costs: HitCosts::default(), may_sample, first, levels, accounts }
+    }
+
+    /// The budget.
+    #[must_use]
+    pub fn budget(&self) -> Option<Budget> {
+        self.budget
+    }
+
+    /// Changes it.
+    pub fn set_budget(&mut self, budget: Option<Budget>) {
+        self.budget = budget;
+    }
+
+    /// What one hit costs here, once that was measured.
+    pub fn calibrated(&mut self, costs: HitCosts) {
+        self.costs = costs;
+    }
+
+    /// What one hit costs here.
+    #[must_use]
+    pub fn costs(&self) -> HitCosts {
+        self.costs
+    }
+
+    /// What is recorded of a binary.
+    #[must_use]
+    pub fn fidelity(&self, binary: FileId) -> Fidelity {
+        self.levels.get(&binary).map_or(self.first, |level| level.fidelity)
+    }
+
+    /// Time from one window to the next, if the binary's parks are sampled.
+    #[must_use]
+    pub fn sample_every(&self, binary: FileId) -> Option<Duration> {
+        let level = self.levels.get(&binary).filter(|level| level.fidelity == Fidelity::Sampled)?;
+        Some(SAMPLE.div_f64(level.share.max(least_share())).clamp(MOST_FREQUENT, RAREST))
+    }
+
+    /// Whether a step up, or a new binary, is so fresh that its cost should be looked at soon.
+    #[must_use]
+    pub fn is_on_trial(&self, now: Instant) -> bool {
+        const TRIAL: Duration = Duration::from_millis(300);
+        self.levels.values().any(|level| level.up && now.saturating_duration_since(level.since) < TRIAL)
+    }
+
+    /// What there is to say of a process.
+    #[must_use]
+    pub fn of(&self, process: ProcessId, binary: FileId) -> Governed {
+        Governed {
+            fidelity: self.fidelity(binary),
+            cost: self.accounts.get(&process).and_then(Account::cost),
+            steps: self.levels.get(&binary).map_or(0, |level| level.steps),
+        }
+    }
+
+    /// Forgets a process.
+    pub fn forget(&mut self, process: ProcessId) {
+        self.accounts.remove(&process);
+    }
+
+    /// Forgets a binary that no process runs any more.
+    pub fn forget_binary(&mut self, binary: FileId) {
+        self.levels.remove(&binary);
+    }
+
+    /// Has `binary` recorded as the user says, or (`None`) as the budget allows from now on.
+    pub fn pin(&mut self, binary: FileId, fidelity: Option<Fidelity>, now: Instant) -> Option<Step> {
+        let level = self.level(binary, now);
+        level.pinned = fidelity.is_some();
+        let to = fidelity?;
+        let from = self.fidelity(binary);
+        if to == Fidelity::Sampled && !self.may_sample {
+            return None;
+        }
+        self.go(binary, to, most_share(), now).then_some(Step { binary, from, to, because_of: None, cost: 0.0 })
+    }
+
+    /// Takes how many parks of a process a window of the length `over` saw.
+    pub fn sampled(&mut self, process: ProcessId, parks: u64, over: Duration) {
+        if let Some(account) = self.accounts.get_mut(&process) {
+            account.sampled(parks, over);
+        }
+    }
+
+    /// Takes readings and decides. What is returned has to be done.
+    pub fn observe(&mut self, readings: &[Reading], now: Instant) -> Vec<Step> {
+        let mut binaries: BTreeMap<FileId, Vec<ProcessId>> = BTreeMap::new();
+        for reading in readings {
+            let fidelity = self.fidelity(reading.binary);
+            let account = self.accounts.entry(reading.process).or_default();
+            account.take(reading, fidelity, self.costs, self.budget.unwrap_or(Budget::DEFAULT), now);
+            binaries.entry(reading.binary).or_default().push(reading.process);
+        }
+        if self.budget.is_none() {
+            return Vec::new();
+        }
+        binaries.into_iter().filter_map(|(binary, processes)| self.decide(binary, &processes, now)).collect()
+    }
+
+    fn decide(&mut self, binary: FileId, processes: &[ProcessId], now: Instant) -> Option<Step> {
+        let level = *self.level(binary, now);
+        let from = level.fidelity;
+        if level.pinned {
+            return None;
+        }
+        let accounts = processes.iter().filter_map(|id| Some((*id, self.accounts.get(id)?)));
+        let over = accounts.clone().filter(|(_, account)| account.is_over());
+        let worst = over.map(|(id, account)| (self.fits(account, &level), id)).min_by(|a, b| {
+            let ((a, a_share), (b, b_share)) = (a.0, b.0);
+            a.cmp(&b).then(a_share.total_cmp(&b_share))
+        });
+        if let Some(((to, share), id)) = worst {
+            let account = self.accounts.get(&id);
+            let cost = account.and_then(Account::cost_of_the_last).unwrap_or_default();
+            let pay = account.map_or(Duration::ZERO, |account| account.time_to_pay(PAY_PART));
+            for id in processes {
+                if let Some(account) = self.accounts.get_mut(id) {
+                    account.renew_credit();
+                }
+            }
+            let stepped = self.go(binary, to, share, now);
+            let level = self.level(binary, now);
+            level.hold = level.hold.max(pay).min(LONGEST_HOLD);
+            return stepped.then_some(Step { binary, from, to, because_of: Some(id), cost });
+        }
+        if level.fidelity == Fidelity::Sampled {
+            let shares = accounts.clone().map(|(_, account)| account.share(self.costs, SAMPLED_PART));
+            let share = shares.fold(most_share(), f64::min).clamp(least_share(), most_share());
+            self.level(binary, now).share = share;
+        }
+        let next = match level.fidelity {
+            Fidelity::Full => return None,
+            // What went up and lasts may go on up.
+            _ if now.saturating_duration_since(level.since) < if level.up { HOLD } else { level.hold } => return None,
+            _ if level.fidelity >= self.first => return None,
+            Fidelity::Sampled => Fidelity::Full,
+            Fidelity::Lifecycle if self.may_sample => Fidelity::Sampled,
+            Fidelity::Lifecycle => Fidelity::Full,
+            Fidelity::Census => Fidelity::Lifecycle,
+        };
+        let accounts = processes.iter().filter_map(|id| Some((*id, self.accounts.get(id)?)));
+        if !accounts.clone().all(|(_, account)| account.may_rise(level.fidelity, self.costs, UP_PART)) {
+            return None;
+        }
+        let dearest = accounts.max_by(|a, b| a.1.cost().unwrap_or(0.0).total_cmp(&b.1.cost().unwrap_or(0.0)));
+        let (because_of, cost) =
+            dearest.map_or((None, 0.0), |(id, account)| (Some(id), account.cost().unwrap_or_default()));
+        self.go(binary, next, least_share(), now);
+        Some(Step { binary, from, to: next, because_of, cost })
+    }
+
+    /// The most that a process's rates allow that is less than now, with the share of the time to count parks in.
+    fn fits(&self, account: &Account, level: &Level) -> (Fidelity, f64) {
+        if !account.affords_lifecycle(self.costs) {
+            return (Fidelity::Census, 0.0);
+        }
+        let share = match level.fidelity {
+            Fidelity::Full => account.share(self.costs, SAMPLED_PART).min(most_share()),
+            Fidelity::Sampled => account.share(self.costs, SAMPLED_PART).min(level.share / 2.0),
+            // Births and exits seemed affordable on the whole and are not now.
+            Fidelity::Lifecycle | Fidelity::Census => return (Fidelity::Census, 0.0),
+        };
+        if self.may_sample && share >= least_share() { (Fidelity::Sampled, share) } else { (Fidelity::Lifecycle, 0.0) }
+    }
+
+    fn level(&mut self, binary: FileId, now: Instant) -> &mut Level {
+        let pinned = self.first != Fidelity::Full;
+        let first =
+            Level { fidelity: self.first, share: most_share(), since: now, up: true, hold: HOLD, steps: 0, pinned };
+        self.levels.entry(binary).or_insert(first)
+    }
+
+    /// Sets a level. Whether that changes the fidelity.
+    fn go(&mut self, binary: FileId, to: Fidelity, share: f64, now: Instant) -> bool {
+        let level = self.level(binary, now);
+        level.share = share;
+        if level.fidelity == to {
+            return false;
+        }
+        let up = to > level.fidelity;
+        let lasted = now.saturating_duration_since(level.since);
+        if !up {
+            level.hold = if level.up && lasted < LASTING { (level.hold * 2).min(LONGEST_HOLD) } else { HOLD };
+        }
+        level.fidelity = to;
+        level.since = now;
+        level.up = up;
+        level.steps += 1;
+        let known: BTreeSet<ProcessId> =
+            self.accounts.iter().filter(|(_, account)| account.is_of(binary)).map(|(id, _)| *id).collect();
+        for id in known {
+            if let Some(account) = self.accounts.get_mut(&id) {
+                account.stepped(to);
+            }
+        }
+        true
+    }
+}
+
+/// The smallest share of the time that is worth sampling.
+fn least_share() -> f64 {
+    SAMPLE.as_secs_f64() / RAREST.as_secs_f64()
+}
+
+/// The largest one.
+fn most_share() -> f64 {
+    SAMPLE.as_secs_f64() / MOST_FREQUENT.as_secs_f64()
+}

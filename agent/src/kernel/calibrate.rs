@@ -1,0 +1,163 @@
+//! What one hit of each program costs on this machine: measured on the agent's own code.
+//!
+//! The agent has three loops, one for each event, with an instruction like the one that is probed in Go programs. They run
+//! untraced and traced in a thread of their own, some thousand rounds, some milliseconds in all, and use as much memory
+//! between two hits as the nearest cache has, as a real program does. What a hit costs differs
+//! between machines by more than ten times: on virtual ones a trap may go through the hypervisor.
+
+use std::{
+    fs::File,
+    sync::mpsc::{Receiver, TryRecvError, channel},
+    thread,
+};
+
+use parkranger_common::{
+    counts::{Process, ProcessId},
+    probe::{GOffsets, MAX_BINARIES, ProbeWord},
+};
+
+use super::{
+    Kernel, KernelError,
+    attach::Probe,
+    rounds::{LOOPS, Rounds, probed},
+};
+use crate::{
+    address::FileOffset,
+    host::{Proc, thread_cpu_time_ns},
+};
+
+/// CPU time that one hit adds, in ns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HitCosts {
+    /// A birth.
+    pub birth_ns: f64,
+    /// A park.
+    pub park_ns: f64,
+    /// An exit.
+    pub exit_ns: f64,
+}
+
+impl Default for HitCosts {
+    /// Before anything was measured: as on a virtual machine.
+    fn default() -> Self {
+        Self { birth_ns: 700.0, park_ns: 700.0, exit_ns: 700.0 }
+    }
+}
+
+/// A measurement under way.
+pub struct Calibration {
+    answer: Receiver<HitCosts>,
+    id: ProcessId,
+}
+
+/// Rounds of one loop for one sample, samples per loop.
+const ROUNDS: u64 = 200;
+const SAMPLES: usize = 7;
+/// What a hit finds in use: a first-level cache, and the distance of what is used.
+const CACHE_BYTES: usize = 32 << 10;
+const CACHE_LINE_BYTES: usize = 64;
+/// What comes after a hit is slower, too: the kernel was in the caches and in the branch predictor. Parks of a Go program
+/// that does nothing else cost 1.18 times what this loop says (amd64, virtual machine).
+const WITH_AFTERMATH: f64 = 1.18;
+/// A hit costs the kernel at least an exception.
+const LEAST_NS: f64 = 20.0;
+
+impl Kernel {
+    /// Begins to measure. Needs [`Kernel::calibrated`] until that has an answer.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`] where the agent's own code cannot be probed, [`KernelError::Map`].
+    pub fn calibrate(&mut self, proc: &Proc, now_ns: u64) -> Result<Calibration, KernelError> {
+        let name = "parkranger itself";
+        let error = |why: String| KernelError::Attach { path: name.to_owned(), why };
+        let own = std::process::id();
+        let code = proc.code_mappings(own).map_err(|why| error(why.to_string()))?;
+        // A word of no binary: numbers are given from 1 on.
+        let offsets = GOffsets { gopc: 0, startpc: 16, waitreason: 0, sched_bp: 0 };
+        let word = ProbeWord::for_binary(MAX_BINARIES - 1, offsets)
+            .ok_or_else(|| error("no word for it".to_owned()))?
+            .park_in_registers(true);
+        let mut probes = Vec::new();
+        for (event, _) in LOOPS {
+            let address = probed(event);
+            let mapping = code.iter().find(|mapping| mapping.start.0 <= address && address < mapping.end.0);
+            let mapping = mapping.ok_or_else(|| error("its code is not mapped from a file".to_owned()))?;
+            let offset = FileOffset(address - mapping.start.0 + mapping.offset.0);
+            probes.push(Probe { event, offset, word: word.event(event) });
+        }
+        let file = File::open(proc.root().join("self/exe")).map_err(|why| error(why.to_string()))?;
+        let id = self.list(Process { id: ProcessId::new(own, now_ns), word: word.0 })?;
+        let before = LOOPS.map(|(_, rounds)| sample(rounds));
+        let attachment = self.attach(&file, name, &probes)?;
+        let links = self.take(attachment);
+        let (sender, answer) = channel();
+        let measure = move || {
+            let after = LOOPS.map(|(_, rounds)| sample(rounds));
+            let [birth_ns, park_ns, exit_ns] =
+                [0, 1, 2].map(|event: usize| ((after[event] - before[event]) * WITH_AFTERMATH).max(LEAST_NS));
+            // Nobody may be listening any more.
+            let _ = sender.send(HitCosts { birth_ns, park_ns, exit_ns });
+            drop(links);
+        };
+        thread::Builder::new().name("calibration".to_owned()).spawn(measure).map_err(|why| error(why.to_string()))?;
+        Ok(Calibration { answer, id })
+    }
+
+    /// What was measured, once it is there. An error ends the measurement too.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`]; [`KernelError::Attach`] where the measurement broke off.
+    pub fn calibrated(&mut self, calibration: &Calibration) -> Option<Result<HitCosts, KernelError>> {
+        let answer = match calibration.answer.try_recv() {
+            Ok(answer) => Ok(answer),
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => Err(KernelError::Attach {
+                path: "parkranger itself".to_owned(),
+                why: "the measurement broke off".to_owned(),
+            }),
+        };
+        let cleared = self.unwatch(calibration.id).and_then(|()| self.remove_counters(&[calibration.id]));
+        Some(cleared.and(answer))
+    }
+}
+
+/// CPU time of one round, in ns: the median, so that an interrupt does not matter.
+fn sample(rounds: Rounds) -> f64 {
+    let goroutine = [0; 8];
+    let mut memory = vec![0u8; CACHE_BYTES];
+    let mut run = |times: u64| {
+        for _ in 0..times {
+            rounds(1, &goroutine);
+            for byte in memory.iter_mut().step_by(CACHE_LINE_BYTES) {
+                *byte = std::hint::black_box(byte.wrapping_add(1));
+            }
+        }
+    };
+    // The first hits find no entry in the maps.
+    run(ROUNDS / 10);
+    let mut samples: Vec<u64> = (0..SAMPLES)
+        .map(|_| {
+            let begin = thread_cpu_time_ns();
+            run(ROUNDS);
+            thread_cpu_time_ns() - begin
+        })
+        .collect();
+    samples.sort_unstable();
+    samples.get(SAMPLES / 2).map_or(0.0, |time| *time as f64 / ROUNDS as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn untraced_rounds_are_quick() {
+        for (event, rounds) in LOOPS {
+            let ns = sample(rounds);
+            assert!(ns > 0.0 && ns < 10_000.0, "{}: {ns} ns", event.name());
+            assert_ne!(probed(event), 0);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Loops of the agent's own that calibration probes.
+#![allow(unsafe_code, reason = "registers are set as Go sets them, which no Rust does")]
+
+use std::arch::global_asm;
+
+use parkranger_common::probe::Event;
+
+// Each loop takes the number of rounds and an address to read goroutines from, puts the latter where Go has arguments and
+// the current goroutine, and makes its probed instruction once a round.
+#[cfg(target_arch = "x86_64")]
+macro_rules! rounds {
+    ($name:literal) => {
+        global_asm!(
+            concat!(".globl parkranger_rounds_", $name),
+            concat!(".globl parkranger_probed_", $name),
+            concat!("parkranger_rounds_", $name, ":"),
+            "push rbx",
+            "push r14",
+            "mov rax, rsi",
+            "mov rbx, rsi",
+            "mov rcx, rsi",
+            "mov r14, rsi",
+            "2:",
+            concat!("parkranger_probed_", $name, ":"),
+            "push rbp",
+            "pop rbp",
+            "dec rdi",
+            "jnz 2b",
+            "pop r14",
+            "pop rbx",
+            "ret",
+        );
+    };
+}
+#[cfg(target_arch = "aarch64")]
+macro_rules! rounds {
+    ($name:literal) => {
+        global_asm!(
+            concat!(".globl parkranger_rounds_", $name),
+            concat!(".globl parkranger_probed_", $name),
+            concat!("parkranger_rounds_", $name, ":"),
+            "stp x28, x30, [sp, #-16]!",
+            "mov x9, x0",
+            "mov x28, x1",
+            "mov x0, x1",
+            "mov x2, x1",
+            "2:",
+            "subs x9, x9, #1",
+            concat!("parkranger_probed_", $name, ":"),
+            "b.ls 3f",
+            "b 2b",
+            "3:",
+            "ldp x28, x30, [sp], #16",
+            "ret",
+        );
+    };
+}
+rounds!("birth");
+rounds!("park");
+rounds!("exit");
+
+// SAFETY: names and signatures are those of the loops above, which keep the registers that C has them keep.
+unsafe extern "C" {
+    safe fn parkranger_rounds_birth(rounds: u64, goroutine: &[u64; 8]);
+    safe fn parkranger_rounds_park(rounds: u64, goroutine: &[u64; 8]);
+    safe fn parkranger_rounds_exit(rounds: u64, goroutine: &[u64; 8]);
+    static parkranger_probed_birth: u8;
+    static parkranger_probed_park: u8;
+    static parkranger_probed_exit: u8;
+}
+
+/// A loop: how many rounds, and what stands for a goroutine.
+pub(super) type Rounds = extern "C" fn(u64, &[u64; 8]);
+/// The loop of each event.
+pub(super) const LOOPS: [(Event, Rounds); 3] = [
+    (Event::Birth, parkranger_rounds_birth),
+    (Event::Park, parkranger_rounds_park),
+    (Event::Exit, parkranger_rounds_exit),
+];
+
+/// Where the probed instruction of an event's loop is in the agent's memory.
+pub(super) fn probed(event: Event) -> u64 {
+    let instruction = match event {
+        Event::Birth => &raw const parkranger_probed_birth,
+        Event::Park => &raw const parkranger_probed_park,
+        Event::Exit => &raw const parkranger_probed_exit,
+    };
+    instruction.addr() as u64
+}

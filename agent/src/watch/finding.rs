@@ -1,0 +1,285 @@
+//! Which processes are watched: those there are, each program begun afterwards, and those that the kernel side adopted
+//! by itself. A slow scan heals what was missed: a record that was lost, a library that was loaded later.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Instant,
+};
+
+use parkranger_common::{
+    counts::{Process, ProcessId},
+    event::Record,
+    probe::ProbeWord,
+};
+use tracing::{debug, info};
+
+use super::{
+    Found, Refusal, Target, Watch, WatchError, Watchable, Watched, monotonic_ns,
+    probes::{Probes, Sample},
+    runtimes::{self, Age},
+};
+use crate::{
+    address::{Bias, RuntimeAddr},
+    governor::Fidelity,
+    host::{FileId, HostError, Identity, ticks_since_boot},
+};
+
+/// A Go process that cannot be watched.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Its executable.
+    pub exe: PathBuf,
+    /// Why.
+    pub why: Refusal,
+    /// A program may load a Go runtime later: scans to let pass before the next look, and how many were let pass.
+    wait: (u32, u32),
+}
+
+impl Refused {
+    /// Whether to look again: what has no Go can come to have it, and what is not proved can be proved later.
+    fn is_due(&mut self) -> bool {
+        let (passed, wait) = &mut self.wait;
+        *passed += 1;
+        matches!(self.why, Refusal::NotGo | Refusal::Unproved(_)) && *passed > *wait
+    }
+}
+
+/// Scans between two looks at a process without Go, at most: a library loaded late is found within two and a half minutes.
+const LONGEST_WAIT: u32 = 16;
+/// A page, at least: programs are moved by whole ones.
+const PAGE: u64 = 4096;
+
+impl Watch {
+    /// A process named by pid is watched, or the watch fails with the reason.
+    pub(super) fn require(&self, pid: u32) -> Result<(), WatchError> {
+        if self.processes.values().any(|process| process.identity.pid == pid) {
+            return Ok(());
+        }
+        let identity = self.proc.identity(pid)?;
+        match self.refused.get(&identity) {
+            Some(refused) => {
+                Err(WatchError::Refused { pid, exe: refused.exe.display().to_string(), why: refused.why.clone() })
+            }
+            // It was there, and could not be looked at, and is there: a race with exec. Say what there is to say.
+            None => Err(WatchError::Host(HostError::NoExecutable { pid })),
+        }
+    }
+
+    pub(super) fn nothing_found(&self) -> String {
+        let go: Vec<&Refused> =
+            self.refused.values().filter(|refused| !matches!(refused.why, Refusal::NotGo)).collect();
+        match go.first() {
+            Some(first) => format!(
+                "{} Go process{} found, none of them can be watched; the first, {}: {}",
+                go.len(),
+                if go.len() == 1 { "" } else { "es" },
+                first.exe.display(),
+                first.why
+            ),
+            None => format!("no Go process {} was found", self.config.target.describe()),
+        }
+    }
+
+    /// Looks for processes of the target that are not watched yet, and attaches to their binaries.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError::Host`] where /proc itself cannot be read. A single process that cannot be looked at is passed over.
+    pub fn scan(&mut self) -> Result<(), WatchError> {
+        let pids = match &self.config.target {
+            Target::Pids(pids) => pids.clone(),
+            _ => self.proc.pids()?,
+        };
+        let mut known: BTreeSet<Identity> =
+            self.processes.values().filter(|process| !process.has_ended()).map(|process| process.identity).collect();
+        for (identity, refused) in &mut self.refused {
+            if !refused.is_due() {
+                known.insert(*identity);
+            }
+        }
+        let mut fresh: BTreeMap<FileId, Vec<(Identity, Found)>> = BTreeMap::new();
+        let mut present = BTreeSet::new();
+        for pid in pids {
+            let Ok(identity) = self.proc.identity(pid) else { continue };
+            present.insert(identity);
+            if known.contains(&identity) {
+                continue;
+            }
+            match self.look_at(identity, Age::Old) {
+                Ok(Some(found)) => fresh.entry(found.file).or_default().push((identity, found)),
+                Ok(None) => {}
+                Err(error) => debug!("process {pid} passed over: {error}"),
+            }
+        }
+        self.refused.retain(|identity, _| present.contains(identity));
+        for (file, processes) in fresh {
+            self.begin(file, &processes)?;
+        }
+        Ok(())
+    }
+
+    /// A process began another program.
+    pub(super) fn program_begun(&mut self, pid: u32) -> Result<(), WatchError> {
+        // Who names a pid means the program that ran when it was named.
+        if matches!(self.config.target, Target::Pids(_)) {
+            return Ok(());
+        }
+        let looked = self.proc.identity(pid).and_then(|identity| Ok((identity, self.look_at(identity, Age::New)?)));
+        match looked {
+            Ok((identity, Some(found))) => self.begin(found.file, &[(identity, found)]),
+            Ok((_, None)) => Ok(()),
+            Err(error) => {
+                debug!("process {pid} passed over: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Finds and understands a process's Go runtime. `None` where it is not of the target or cannot be watched.
+    fn look_at(&mut self, identity: Identity, age: Age) -> Result<Option<Found>, HostError> {
+        let exe = self.proc.executable_path(identity.pid)?;
+        if !self.config.target.wants(identity.pid, &exe) {
+            return Ok(None);
+        }
+        match runtimes::find(&self.proc, &mut self.binaries, identity.pid, exe.clone(), age)? {
+            Ok(found) => {
+                self.refused.remove(&identity);
+                Ok(Some(found))
+            }
+            Err(why) => {
+                if !matches!(why, Refusal::NotGo) {
+                    info!("process {} ({}) cannot be watched: {why}", identity.pid, exe.display());
+                }
+                let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
+                let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
+                self.refused.insert(identity, Refused { exe, why, wait });
+                Ok(None)
+            }
+        }
+    }
+
+    /// Lists processes of one binary and then, for the first of them, attaches its probes: in this order nothing of a
+    /// listed process is missed, and the kernel adopts whoever comes later.
+    fn begin(&mut self, file: FileId, processes: &[(Identity, Found)]) -> Result<(), WatchError> {
+        let Some(binary) = self.binaries.get(file) else { return Ok(()) };
+        for (identity, found) in processes {
+            if self.processes.values().any(|process| process.identity == *identity && !process.has_ended()) {
+                continue;
+            }
+            let bias = match found.bias(&self.proc, identity.pid, &binary) {
+                Ok(bias) => bias,
+                Err(error) => {
+                    debug!("process {} passed over: {error}", identity.pid);
+                    continue;
+                }
+            };
+            let id =
+                self.kernel.list(Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 })?;
+            self.enter(id, Watched::new(*identity, found, bias));
+        }
+        if self.probes.contains_key(&file) {
+            return Ok(());
+        }
+        let adopt = !matches!(self.config.target, Target::Pids(_));
+        let name = processes.first().map_or_else(String::new, |(_, found)| match found.library_path() {
+            Some(library) => library.to_owned(),
+            None => found.exe.display().to_string(),
+        });
+        let mut probes = Probes::new(binary, name, adopt);
+        let fidelity = self.governing.governor.fidelity(file);
+        let placed = match fidelity {
+            Fidelity::Census => Ok(()),
+            Fidelity::Lifecycle | Fidelity::Sampled => probes.place_lives(&mut self.kernel),
+            Fidelity::Full => probes.place_lives(&mut self.kernel).and_then(|()| probes.place_parks(&mut self.kernel)),
+        };
+        if fidelity == Fidelity::Sampled {
+            probes.sample = Sample::At(Instant::now());
+        }
+        if let Err(error) = placed {
+            probes.take_lives_off(&mut self.kernel);
+            return self.refuse_all(file, &Refusal::Attach(error.to_string()));
+        }
+        info!("probes attached to {}, for {fidelity}", probes.name);
+        let recording = probes.recording();
+        self.probes.insert(file, probes);
+        let ids: Vec<ProcessId> =
+            self.processes.iter().filter(|(_, process)| process.file == file).map(|(id, _)| *id).collect();
+        self.ledger.record(&ids, recording, &[], Instant::now());
+        Ok(())
+    }
+
+    /// Takes a process under watch. What is recorded of its binary is recorded of it.
+    fn enter(&mut self, id: ProcessId, process: Watched) {
+        if let Some(probes) = self.probes.get_mut(&process.file) {
+            probes.unused_since = None;
+            self.ledger.record(&[id], probes.recording(), &[], Instant::now());
+        }
+        self.processes.insert(id, process);
+    }
+
+    fn refuse_all(&mut self, file: FileId, why: &Refusal) -> Result<(), WatchError> {
+        let all: Vec<ProcessId> =
+            self.processes.iter().filter(|(_, process)| process.file == file).map(|(id, _)| *id).collect();
+        for id in all {
+            self.kernel.unwatch(id)?;
+            if let Some(process) = self.processes.remove(&id) {
+                let refused = Refused { exe: process.exe, why: why.clone(), wait: (0, 1) };
+                self.refused.insert(process.identity, refused);
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel side counts a process that is new to us.
+    pub(super) fn adopted(&mut self, record: &Record) -> Result<(), WatchError> {
+        let id = record.site.process;
+        if self.processes.contains_key(&id) {
+            return Ok(());
+        }
+        let looked =
+            self.proc.identity(id.tgid()).and_then(|identity| Ok((identity, self.look_at(identity, Age::New)?)));
+        match looked {
+            Ok((identity, Some(found))) => {
+                let Some(binary) = self.binaries.get(found.file) else { return Ok(()) };
+                if let Ok(bias) = found.bias(&self.proc, id.tgid(), &binary) {
+                    self.enter(id, Watched::new(identity, &found, bias));
+                }
+            }
+            Ok((_, None)) => self.kernel.unwatch(id)?,
+            Err(error) => {
+                debug!("process {} is gone already: {error}", id.tgid());
+                self.kernel.unwatch(id)?;
+                if !self.enter_late(record) {
+                    self.kernel.remove_counters(&[id])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up a process that came and went before anyone could look: its binary is known from the word of the probe it
+    /// hit, and where it was loaded from the address. Whether that was possible.
+    fn enter_late(&mut self, record: &Record) -> bool {
+        let Some((file, binary)) = self.binaries.by_number(ProbeWord(record.word).binary()) else { return false };
+        let Some(bias) = bias_at(&binary, RuntimeAddr(record.site.gopc)) else { return false };
+        let Some(name) = self.probes.get(&file).map(|probes| probes.name.clone()) else { return false };
+        let pid = record.site.process.tgid();
+        // The ticks since boot in which it was first seen: it lived less than a scan.
+        let start_time = ticks_since_boot(monotonic_ns().saturating_sub(record.time_ns));
+        let found = Found { file, exe: PathBuf::from(name), library: None };
+        let mut process = Watched::new(Identity { pid, start_time }, &found, bias);
+        process.end();
+        self.enter(record.site.process, process);
+        true
+    }
+}
+
+/// How far a binary was moved, from where one of its probed instructions was.
+fn bias_at(binary: &Watchable, instruction: RuntimeAddr) -> Option<Bias> {
+    let biases = binary.plan.points.iter().map(|point| instruction.0.wrapping_sub(point.address.0));
+    let mut whole = biases.filter(|bias| bias.is_multiple_of(PAGE));
+    // Two probes at one place of their pages cannot be told apart.
+    let bias = whole.next()?;
+    whole.next().is_none().then_some(Bias(bias))
+}

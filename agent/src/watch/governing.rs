@@ -1,0 +1,280 @@
+//! Keeps the probes of each binary at the fidelity that the governor decides: feeds it with what processes use and what
+//! was counted of them, takes its steps, and samples parks in windows.
+//!
+//! Nothing here waits, except where probes are placed anew while the same ones are still on their way out.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use parkranger_common::counts::{ProcessId, SiteCounts, Unattributed};
+use tracing::{info, warn};
+
+use super::{Watch, WatchError, monotonic_ns, probes::Sample};
+use crate::{
+    governor::{Budget, Fidelity, Governed, Governor, Hits, Reading, SAMPLE, Step},
+    host::{FileId, Proc, cpu_time_ns},
+    kernel::{Counters, Kernel, calibrate::Calibration},
+};
+
+/// Time between two readings, and shortly after a step up.
+const TICK: Duration = Duration::from_millis(250);
+const ON_TRIAL: Duration = Duration::from_millis(50);
+/// Reading counters may take this part of the time.
+const READING_PART: u32 = 50;
+/// CPU time in one tick below which a process is left alone: one per cent.
+const IDLE_PART: u32 = 100;
+
+/// The governor, and when it is asked next.
+pub(super) struct Governing {
+    pub(super) governor: Governor,
+    calibration: Option<Calibration>,
+    next: Instant,
+    /// CPU time of each process at the last tick, and what was counted of it.
+    last: HashMap<ProcessId, (u64, Hits)>,
+    /// Varies the time between windows, so that no rhythm of a target hides from them.
+    jitter: u32,
+}
+
+impl Governing {
+    /// Begins to measure what a hit costs. Where that is not possible a usual cost is supposed.
+    pub(super) fn new(governor: Governor, kernel: &mut Kernel, proc: &Proc) -> Self {
+        let calibration = match kernel.calibrate(proc, monotonic_ns()) {
+            Ok(calibration) => Some(calibration),
+            Err(why) => {
+                warn!("what counting costs is not measured but supposed: {why}");
+                None
+            }
+        };
+        Self { governor, calibration, next: Instant::now(), last: HashMap::new(), jitter: 0x9e37_79b9 }
+    }
+
+    /// A time between three and five quarters of `time`.
+    fn jittered(&mut self, time: Duration) -> Duration {
+        // Numerical Recipes' linear congruential generator: any will do.
+        self.jitter = self.jitter.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        time.mul_f64(0.75 + 0.5 * f64::from(self.jitter) / f64::from(u32::MAX))
+    }
+}
+
+impl Watch {
+    /// What may be spent on each process; `None` for whatever it costs.
+    #[must_use]
+    pub fn budget(&self) -> Option<Budget> {
+        self.governing.governor.budget()
+    }
+
+    /// Changes it.
+    pub fn set_budget(&mut self, budget: Option<Budget>) {
+        self.governing.governor.set_budget(budget);
+        self.governing.next = Instant::now();
+    }
+
+    /// Has the processes of `pid`'s binary recorded as the user says, or (`None`) as the budget allows. Whether it is
+    /// watched.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError::Kernel`].
+    pub fn pin(&mut self, pid: u32, fidelity: Option<Fidelity>) -> Result<bool, WatchError> {
+        let of_pid = |process: &&super::Watched| !process.has_ended() && process.identity.pid == pid;
+        let Some(file) = self.processes.values().find(of_pid).map(|process| process.file) else { return Ok(false) };
+        if let Some(step) = self.governing.governor.pin(file, fidelity, Instant::now()) {
+            self.take_step(&step)?;
+        }
+        Ok(true)
+    }
+
+    pub(super) fn governed(&self, id: ProcessId, file: FileId) -> Governed {
+        self.governing.governor.of(id, file)
+    }
+
+    /// When [`Watch::govern`] has something to do.
+    pub(super) fn govern_at(&self) -> Instant {
+        let samples = self.probes.values().filter_map(|probes| probes.next(SAMPLE));
+        samples.fold(self.governing.next, Instant::min)
+    }
+
+    /// Does what is due.
+    pub(super) fn govern(&mut self) -> Result<(), WatchError> {
+        self.sample_parks()?;
+        if Instant::now() < self.governing.next {
+            return Ok(());
+        }
+        if let Some(calibration) = &self.governing.calibration
+            && let Some(costs) = self.kernel.calibrated(calibration)
+        {
+            self.governing.calibration = None;
+            match costs {
+                Ok(costs) => {
+                    info!(
+                        "counting costs {:.0} ns for a birth, {:.0} ns for a park, {:.0} ns for an exit",
+                        costs.birth_ns, costs.park_ns, costs.exit_ns
+                    );
+                    self.governing.governor.calibrated(costs);
+                }
+                Err(why) => warn!("what counting costs is not measured but supposed: {why}"),
+            }
+        }
+        let began = Instant::now();
+        for step in self.read_and_decide(began)? {
+            self.take_step(&step)?;
+        }
+        let now = Instant::now();
+        let usual = if self.governing.governor.is_on_trial(now) { ON_TRIAL } else { TICK };
+        self.governing.next = now + usual.max((now - began) * READING_PART);
+        Ok(())
+    }
+
+    /// Reads what processes used and what was counted of them, and asks the governor.
+    fn read_and_decide(&mut self, now: Instant) -> Result<Vec<Step>, WatchError> {
+        let mut used = Vec::new();
+        let mut busy = false;
+        let processes = self.processes.iter().filter(|(_, process)| !process.has_ended());
+        for (id, process) in processes {
+            let Some(cpu_ns) = cpu_time_ns(process.identity.pid) else { continue };
+            let (before, hits) = self.governing.last.get(id).copied().unwrap_or_default();
+            busy |= u128::from(cpu_ns.saturating_sub(before)) > TICK.as_nanos() / u128::from(IDLE_PART);
+            used.push((*id, process.file, cpu_ns, hits));
+        }
+        // Where nobody did much, not much was counted: it is read when somebody does.
+        let hits = if busy { hits(&self.kernel.counters()?) } else { HashMap::new() };
+        let readings: Vec<Reading> = used
+            .into_iter()
+            .map(|(process, binary, cpu_ns, before)| {
+                let hits = hits.get(&process).copied().unwrap_or(before);
+                Reading { process, binary, cpu_ns, hits }
+            })
+            .collect();
+        self.governing.last =
+            readings.iter().map(|reading| (reading.process, (reading.cpu_ns, reading.hits))).collect();
+        Ok(self.governing.governor.observe(&readings, now))
+    }
+
+    /// Places and takes off probes, so that what the step says is recorded, and says so to the ledger.
+    fn take_step(&mut self, step: &Step) -> Result<(), WatchError> {
+        let Some(probes) = self.probes.get_mut(&step.binary) else { return Ok(()) };
+        let why = step.because_of.map_or_else(
+            || "as asked".to_owned(),
+            |process| format!("watching process {} costs it {:.1} %", process.tgid(), step.cost * 100.0),
+        );
+        info!("{}: {} instead of {}: {why}", probes.name, step.to, step.from);
+        let now = Instant::now();
+        let sampled = probes.sample != Sample::Never;
+        probes.sample = match (step.to, step.from) {
+            // The probe that is there serves for the first window.
+            (Fidelity::Sampled, Fidelity::Full) => Sample::Since(now),
+            (Fidelity::Sampled, _) => Sample::At(now),
+            _ => Sample::Never,
+        };
+        let placed = match step.to {
+            Fidelity::Full => probes.place_lives(&mut self.kernel).and_then(|()| probes.place_parks(&mut self.kernel)),
+            Fidelity::Sampled => probes.place_lives(&mut self.kernel),
+            Fidelity::Lifecycle => {
+                probes.take_parks_off(&mut self.kernel);
+                probes.place_lives(&mut self.kernel)
+            }
+            Fidelity::Census => {
+                probes.take_parks_off(&mut self.kernel);
+                probes.take_lives_off(&mut self.kernel);
+                Ok(())
+            }
+        };
+        if let Err(why) = placed {
+            // It was possible once: out of memory, or another uprobe in the way. What is attached is said below.
+            warn!("{}: {} stays out of reach: {why}", probes.name, step.to);
+        }
+        let recording = probes.recording();
+        let first_window = probes.sample == Sample::Since(now);
+        let ids: Vec<ProcessId> = self.living(step.binary).collect();
+        let waits =
+            if sampled || first_window || step.to == Fidelity::Full { self.kernel.waits()? } else { Vec::new() };
+        let now = Instant::now();
+        self.ledger.record(&ids, recording, &waits, now);
+        if first_window {
+            let used = self.used_by(step.binary);
+            self.ledger.begin_window(&used, &waits, now);
+        }
+        if (step.from == Fidelity::Census) != (step.to == Fidelity::Census) {
+            for id in ids {
+                self.ledger.forget_baseline(id);
+                self.windows.again(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The processes of a binary that have not ended.
+    fn living(&self, binary: FileId) -> impl Iterator<Item = ProcessId> {
+        let of_binary =
+            self.processes.iter().filter(move |(_, process)| process.file == binary && !process.has_ended());
+        of_binary.map(|(id, _)| *id)
+    }
+
+    /// The CPU time of each of them, in ns.
+    fn used_by(&self, binary: FileId) -> Vec<(ProcessId, u64)> {
+        self.living(binary).filter_map(|id| Some((id, cpu_time_ns(id.tgid())?))).collect()
+    }
+
+    /// Begins and ends the windows that are due.
+    fn sample_parks(&mut self) -> Result<(), WatchError> {
+        let now = Instant::now();
+        let due = self.probes.iter().filter(|(_, probes)| probes.next(SAMPLE).is_some_and(|next| next <= now));
+        let due: Vec<FileId> = due.map(|(file, _)| *file).collect();
+        for file in due {
+            let used = self.used_by(file);
+            let Some(probes) = self.probes.get_mut(&file) else { continue };
+            if let Sample::Since(_) = probes.sample {
+                let waits = self.kernel.waits()?;
+                let park_ns = self.governing.governor.costs().park_ns;
+                for (id, parks, length) in self.ledger.close_window(&used, &waits, park_ns, Instant::now()) {
+                    self.governing.governor.sampled(id, parks, length);
+                }
+                probes.take_parks_off(&mut self.kernel);
+                let every = self.governing.governor.sample_every(file).unwrap_or(SAMPLE);
+                probes.sample = Sample::At(now + self.governing.jittered(every));
+                continue;
+            }
+            if used.is_empty() {
+                probes.sample = Sample::At(now + TICK);
+                continue;
+            }
+            if let Err(why) = probes.place_parks(&mut self.kernel) {
+                warn!("{}: no parks are counted for a while: {why}", probes.name);
+                probes.sample = Sample::At(now + Duration::from_secs(1));
+                continue;
+            }
+            // What was counted while the probe was placed is before the window.
+            let waits = self.kernel.waits()?;
+            let used = self.used_by(file);
+            let now = Instant::now();
+            self.ledger.begin_window(&used, &waits, now);
+            if let Some(probes) = self.probes.get_mut(&file) {
+                probes.sample = Sample::Since(now);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything counted of each process.
+fn hits(counters: &Counters) -> HashMap<ProcessId, Hits> {
+    let mut hits: HashMap<ProcessId, Hits> = HashMap::new();
+    for (key, counts) in &counters.sites {
+        let SiteCounts { births, exits, window_births, window_exits } = *counts;
+        let of_process = hits.entry(key.process).or_default();
+        of_process.births += births + window_births;
+        of_process.exits += exits + window_exits;
+    }
+    for (key, parks) in &counters.waits {
+        hits.entry(key.site.process).or_default().parks += parks;
+    }
+    for (id, Unattributed { births, exits, parks, .. }) in &counters.unattributed {
+        let of_process = hits.entry(*id).or_default();
+        of_process.births += births;
+        of_process.exits += exits;
+        of_process.parks += parks;
+    }
+    hits
+}

@@ -1,0 +1,109 @@
+//! The probes of one binary. Births and exits are one attachment, parks another, so that each can come and go by itself.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parkranger_common::probe::Event;
+
+use super::Watchable;
+use crate::{
+    kernel::{Attachment, Kernel, KernelError, Removal, attach::Probe},
+    ledger::{Parks, Recording},
+};
+
+/// What is attached to one binary, and what is on its way out.
+pub(super) struct Probes {
+    binary: Arc<Watchable>,
+    /// The binary's path, for errors and logs.
+    pub(super) name: String,
+    /// Whether processes that the agent has not listed are counted.
+    adopt: bool,
+    lives: Option<Attachment>,
+    parks: Option<Attachment>,
+    leaving: Vec<Removal>,
+    /// The window in which parks are sampled.
+    pub(super) sample: Sample,
+    /// When the last process went; the probes go some time later.
+    pub(super) unused_since: Option<Instant>,
+}
+
+/// Whether parks are counted in windows, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sample {
+    /// They are not.
+    Never,
+    /// The next window begins then.
+    At(Instant),
+    /// One has begun then.
+    Since(Instant),
+}
+
+impl Probes {
+    pub(super) fn new(binary: Arc<Watchable>, name: String, adopt: bool) -> Self {
+        let (lives, parks, leaving) = (None, None, Vec::new());
+        Self { binary, name, adopt, lives, parks, leaving, sample: Sample::Never, unused_since: None }
+    }
+
+    /// What is counted.
+    pub(super) fn recording(&self) -> Recording {
+        let parks = match (self.sample, &self.parks) {
+            (Sample::At(_) | Sample::Since(_), _) => Parks::InWindows,
+            (Sample::Never, Some(_)) => Parks::All,
+            (Sample::Never, None) => Parks::None,
+        };
+        Recording { lives: self.lives.is_some(), parks }
+    }
+
+    /// Has births and exits counted.
+    pub(super) fn place_lives(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
+        if self.lives.is_none() {
+            self.lives = Some(self.attach(kernel, |event| event != Event::Park)?);
+        }
+        Ok(())
+    }
+
+    /// Has parks counted.
+    pub(super) fn place_parks(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
+        if self.parks.is_none() {
+            self.parks = Some(self.attach(kernel, |event| event == Event::Park)?);
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, kernel: &mut Kernel, wanted: fn(Event) -> bool) -> Result<Attachment, KernelError> {
+        // What is still on its way out would count a second time. Dropping waits.
+        self.leaving.clear();
+        let probes: Vec<Probe> =
+            self.binary.probes.iter().map(|probe| Probe { word: probe.word.adopt(self.adopt), ..*probe }).collect();
+        kernel.accept(&self.name, &probes)?;
+        let probes: Vec<Probe> = probes.into_iter().filter(|probe| wanted(probe.event)).collect();
+        kernel.attach(&self.binary.file, &self.name, &probes)
+    }
+
+    /// Births and exits are counted no longer.
+    pub(super) fn take_lives_off(&mut self, kernel: &mut Kernel) {
+        self.leaving.extend(self.lives.take().map(|lives| kernel.take_off(lives)));
+    }
+
+    /// Parks are counted no longer.
+    pub(super) fn take_parks_off(&mut self, kernel: &mut Kernel) {
+        self.leaving.extend(self.parks.take().map(|parks| kernel.take_off(parks)));
+    }
+
+    /// Whether no probe is left of those that were taken off.
+    pub(super) fn are_settled(&mut self) -> bool {
+        self.leaving.retain(|removal| !removal.is_done());
+        self.leaving.is_empty()
+    }
+
+    /// When the sampling has something to do.
+    pub(super) fn next(&self, length: Duration) -> Option<Instant> {
+        match self.sample {
+            Sample::Never => None,
+            Sample::At(at) => Some(at),
+            Sample::Since(since) => Some(since + length),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What watching costs stays within the budget, and what is given up for that is said and comes back.
+
+#![allow(missing_docs, reason = "tests")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use parkranger_tests::agent::{Process, Top};
+use parkranger_tests::go::{Program, Toolchain, Variant};
+use parkranger_tests::on_these_go;
+use parkranger_tests::skip::agent;
+use parkranger_tests::target::Target;
+use serde::Deserialize;
+
+on_these_go!(agent: [(go_1_27, 27)] parks_are_sampled, births_are_left_to_censuses_and_come_back, what_is_chosen_stays, idle_is_full);
+
+/// What `stop` answers; see `programs/load/main.go`.
+#[derive(Deserialize)]
+struct Done {
+    operations: u64,
+}
+
+#[derive(Deserialize)]
+struct Begun {}
+
+/// The default budget.
+const BUDGET: f64 = 0.01;
+
+/// A load of its own inode: what other tests run must not decide about it.
+fn load(go: &Toolchain) -> Result<(tempfile::TempDir, PathBuf)> {
+    go.build(Program::Load, Variant::Plain)?.private_copy()
+}
+
+fn parks_are_sampled(go: &Toolchain) -> Result<()> {
+    let (_directory, path) = load(go)?;
+    let mut target = Target::start(&path)?;
+    let _: Begun = target.ask("start pingpong")?;
+    let mut top = Top::start_with(target.pid(), &["--budget", "1"])?;
+    let sampled = top.wait_until("sampling", |process| process.fidelity == "sampled")?;
+    ensure!(sampled.fidelity_changes == 1, "{} steps", sampled.fidelity_changes);
+    let cheap = |process: &Process| process.cost.is_some_and(|cost| cost <= BUDGET);
+    top.wait_until("within its budget", cheap)?;
+    let begin: Done = target.ask("done")?;
+    let first = top.wait_until("going on", |_| true)?;
+    std::thread::sleep(Duration::from_secs(20));
+    let end: Done = target.ask("done")?;
+    let last = top.finish()?;
+    ensure!(last.fidelity == "sampled", "{}", last.fidelity);
+    ensure!(last.sites.iter().all(|site| site.approximate), "estimates are to be marked");
+    let share = last.window_share.context("no window share")?;
+    ensure!(share > 0.0 && share < 0.1, "parks are counted in {share} of the time");
+    ensure!(last.uncounted.births_exits_seconds == 0.0, "{:?}", last.uncounted);
+    // Each operation is two parks. Few windows are left of a program that does nothing but park.
+    let (parks, done) = (last.parks - first.parks, 2 * (end.operations - begin.operations));
+    ensure!(parks > done / 3 && parks < done * 3, "{parks} parks estimated, {done} done");
+    Ok(())
+}
+
+fn births_are_left_to_censuses_and_come_back(go: &Toolchain) -> Result<()> {
+    let (_directory, path) = load(go)?;
+    let mut target = Target::start(&path)?;
+    // What was spent beyond the budget is paid back before the next try: a large one does that in seconds.
+    let mut top = Top::start_with(target.pid(), &["--budget", "20"])?;
+    let _: Begun = target.ask("start spawn")?;
+    let census = top.wait_until("at census fidelity", |process| process.fidelity == "census")?;
+    ensure!(census.births > 0, "the beginning was counted");
+    let seen = top.wait_until("seen by a census", |process| process.baseline && process.goroutines.user > 0)?;
+    ensure!(seen.uncounted.births_exits_seconds > 0.0, "what went uncounted is to be said");
+    ensure!(seen.sites.iter().all(|site| site.approximate), "lower bounds are to be marked");
+    let _: Done = target.ask("stop")?;
+    // Up step by step; each is tried for some seconds.
+    let mut full = None;
+    for fidelity in ["lifecycle", "sampled", "full"] {
+        full = Some(top.wait_until(fidelity, |process| process.fidelity == fidelity)?);
+    }
+    let gap = full.context("steps")?.uncounted;
+    let last = top.wait_until("sure again", |process| process.baseline && process.goroutines.user == 1)?;
+    ensure!(last.audits.drift == 0, "what went uncounted is no drift: {:?}", last.audits);
+    ensure!(last.uncounted.births_exits_seconds == gap.births_exits_seconds, "everything is counted again");
+    let (before, spawned) = (top.wait_until("going on", |_| true)?, 5);
+    for _ in 0..spawned {
+        let _: Begun = target.ask("start pingpong")?;
+        let _: Done = target.ask("stop")?;
+    }
+    let births = |process: &Process| {
+        process.sites.iter().filter(|site| site.function == "main.start").map(|site| site.births).sum::<u64>()
+    };
+    let after = top.finish()?;
+    ensure!(births(&after) - births(&before) == spawned, "{} of {spawned} births", births(&after) - births(&before));
+    Ok(())
+}
+
+fn what_is_chosen_stays(go: &Toolchain) -> Result<()> {
+    let (_directory, path) = load(go)?;
+    let mut target = Target::start(&path)?;
+    for (args, fidelity, is_counted) in [
+        (["--budget", "off", "--fidelity", "full"], "full", (true, true)),
+        (["--budget", "off", "--fidelity", "lifecycle"], "lifecycle", (true, false)),
+        (["--budget", "1", "--fidelity", "census"], "census", (false, false)),
+    ] {
+        let top = Top::start_with(target.pid(), &args)?;
+        let _: Begun = target.ask("start spawn")?;
+        std::thread::sleep(Duration::from_secs(1));
+        let done: Done = target.ask("stop")?;
+        let last = top.finish()?;
+        ensure!(last.fidelity == fidelity && last.fidelity_changes == 0, "{} instead of {fidelity}", last.fidelity);
+        let births: u64 = last.sites.iter().filter(|site| site.function == "main.spawn").map(|site| site.births).sum();
+        ensure!(births == if is_counted.0 { done.operations } else { 0 }, "{births} births at {fidelity}");
+        ensure!((last.parks > 0) == is_counted.1, "{} parks at {fidelity}", last.parks);
+        ensure!((last.uncounted.births_exits_seconds == 0.0) == is_counted.0, "{:?}", last.uncounted);
+        ensure!((last.uncounted.parks_seconds == 0.0) == is_counted.1, "{:?}", last.uncounted);
+        ensure!(last.baseline && last.goroutines.user == 1, "{:?} at {fidelity}", last.goroutines);
+    }
+    Ok(())
+}
+
+fn idle_is_full(go: &Toolchain) -> Result<()> {
+    let (_directory, path) = load(go)?;
+    let mut target = Target::start(&path)?;
+    let _: Begun = target.ask("start pingpong")?;
+    let _: Done = target.ask("stop")?;
+    let top = Top::start_with(target.pid(), &["--budget", "0.1"])?;
+    std::thread::sleep(Duration::from_secs(3));
+    let last = top.finish()?;
+    ensure!(last.fidelity == "full" && last.fidelity_changes == 0, "{} of an idle process", last.fidelity);
+    ensure!(last.sites.iter().all(|site| !site.approximate), "all is exact");
+    Ok(())
+}
