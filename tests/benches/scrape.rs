@@ -92,6 +92,7 @@ fn process(pid: u32, round: u64) -> ProcessSnapshot {
             sums
         }),
         losses: ProcessLoss::ALL.iter().map(|loss| (loss.name(), 0)).collect(),
+        stack_bytes: Some(sites.iter().filter_map(|site| site.stack_bytes).sum()),
         sites,
     }
 }
@@ -115,5 +116,6 @@ fn site(number: u64, pid: u64, round: u64) -> SiteSnapshot {
         parks,
         waits: BTreeMap::from([("chan receive".to_owned(), parks / 2), ("select".to_owned(), parks - parks / 2)]),
         creation_stack: Vec::new(),
+        stack_bytes: Some(live * 2048),
     }
 }

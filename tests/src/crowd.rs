@@ -88,6 +88,16 @@ impl Crowd {
         self.count_after(if on { "churn on" } else { "churn off" })
     }
 
+    /// Gives a command that is the program's last, so that there is no answer.
+    pub fn last_command(&mut self, command: &str) -> Result<()> {
+        self.target.tell(command)
+    }
+
+    /// Ends the program as nothing can prevent.
+    pub fn kill(&mut self) -> Result<()> {
+        self.target.kill()
+    }
+
     /// A goroutine that never waits.
     pub fn spin(&mut self, on: bool) -> Result<u64> {
         self.count_after(if on { "spin on" } else { "spin off" })

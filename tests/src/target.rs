@@ -99,6 +99,22 @@ impl Target {
         serde_json::from_str(&line).with_context(|| format!("target, told to {command}, said {line}"))
     }
 
+    /// Gives a command that it will not answer.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub fn tell(&mut self, command: &str) -> Result<()> {
+        writeln!(self.input, "{command}").with_context(|| self.last_words(command))
+    }
+
+    /// Ends it with SIGKILL.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn kill(&mut self) -> Result<()> {
+        Ok(self.child.kill()?)
+    }
+
     /// Whether it still runs.
     ///
     /// # Errors

@@ -3,11 +3,12 @@
 #![allow(missing_docs, reason = "tests")]
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use parkranger::address::RuntimeAddr;
-use parkranger::census::Detail;
+use parkranger::census::{CensusError, Detail};
 use parkranger::host::{Batch, Memory, MemoryError, ProcessMemory};
 use parkranger_tests::crowd::Crowd;
 use parkranger_tests::go::{Program, Toolchain, Variant};
@@ -15,7 +16,7 @@ use parkranger_tests::on_every_go;
 use parkranger_tests::skip::root;
 use parkranger_tests::subject::Subject;
 
-on_every_go!(root: lies, a_list_that_never_ends, unreadable_pages);
+on_every_go!(root: lies, a_list_that_never_ends, unreadable_pages, an_end_in_between);
 
 const ALL: Detail = Detail { stacks: true, labels: true, waits: true };
 /// Far more than a census of the crowd takes, far less than one that is led about by the nose.
@@ -157,5 +158,45 @@ fn unreadable_pages(go: &Toolchain) -> Result<()> {
         }
     }
     ensure!(holes > 0, "nothing was unreadable");
+    Ok(())
+}
+
+/// Census after census while the process ends, becomes another program, or has its memory unmapped: each is of its own
+/// goroutines and no others, or says why there is none; and once it is gone, that is what is said.
+fn an_end_in_between(go: &Toolchain) -> Result<()> {
+    for name in ["killed", "another program", "unmapped"] {
+        let end = |crowd: &mut Crowd| match name {
+            "killed" => crowd.kill(),
+            "another program" => crowd.last_command("become /bin/true"),
+            _ => crowd.last_command("unmap"),
+        };
+        for round in 0..8u64 {
+            let (mut crowd, subject) = crowd(go)?;
+            let memory = subject.memory()?;
+            let runtime = subject.runtime(&memory)?;
+            let known: BTreeSet<u64> = runtime.census(&memory, ALL)?.goroutines.iter().map(|one| one.goid).collect();
+            let begin = Instant::now();
+            std::thread::scope(|scope| -> Result<()> {
+                scope.spawn(|| {
+                    std::thread::sleep(Duration::from_micros(700 * round));
+                    end(&mut crowd)
+                });
+                loop {
+                    ensure!(begin.elapsed() < SOON, "{name}: it is still there");
+                    match runtime.census(&memory, ALL) {
+                        Ok(census) => {
+                            let strange = census.goroutines.iter().find(|one| !known.contains(&one.goid));
+                            // A program that dies of a fault prints its goroutines, and makes none.
+                            ensure!(strange.is_none(), "{name}: {strange:?} was made up");
+                        }
+                        Err(CensusError::Memory(MemoryError::Gone { .. })) => return Ok(()),
+                        // Its memory is only half there.
+                        Err(_) => {}
+                    }
+                }
+            })?;
+            ensure!(subject.memory().is_err(), "{name}: its memory is opened again");
+        }
+    }
     Ok(())
 }

@@ -3,7 +3,8 @@
 #![allow(missing_docs, reason = "tests")]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,6 +15,9 @@ use parkranger_tests::daemon::{Daemon, Served};
 use parkranger_tests::go::{Program, Variant, with_go};
 use parkranger_tests::skip::agent;
 use prost::Message;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 #[test]
 fn a_collector_gets_what_is_served() {
@@ -61,11 +65,53 @@ fn a_collector_gets_what_is_served() {
     });
 }
 
-/// What only happens at https or nowhere is refused at the start.
+/// By TLS, to whom this host's certificates vouch for, and to nobody else.
+#[test]
+fn a_collector_proves_who_it_is() {
+    with_go("serve_otlp::a_collector_proves_who_it_is", 27, agent, |go| {
+        let program = go.build(Program::Served, Variant::Plain)?.path;
+        let served = Served::start(&program)?;
+        let collector = TcpListener::bind("127.0.0.1:0")?;
+        let url = format!("https://{}", collector.local_addr()?);
+        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
+        let tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key)?;
+        let tls = Arc::new(tls);
+        let directory = tempfile::tempdir()?;
+        let trusted = directory.path().join("trusted.pem");
+        std::fs::write(&trusted, certified.cert.pem())?;
+        let other = directory.path().join("other.pem");
+        std::fs::write(&other, rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?.cert.pem())?;
+
+        for (certificates, is_trusted) in [(&other, false), (&trusted, true)] {
+            let variable = format!("SSL_CERT_FILE={}", certificates.display());
+            let args = ["--otlp-endpoint", &url, "--otlp-interval", "200ms"];
+            let daemon = Daemon::start_under(&["env", &variable], &program, &args)?;
+            daemon.wait_until(served.pid(), "there", |_| true)?;
+            let (stream, _) = collector.accept()?;
+            stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+            let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&tls))?, stream);
+            if is_trusted {
+                let export = take_from(&mut stream, "200 OK")?;
+                let metrics = &export.resource_metrics[0].scope_metrics[0].metrics;
+                ensure!(!points(metrics, "parkranger_goroutines")?.is_empty(), "{metrics:?}");
+            } else {
+                let heard = request(&mut stream);
+                ensure!(heard.is_err(), "it was told to a stranger: {heard:?}");
+            }
+        }
+        Ok(())
+    });
+}
+
+/// What is no URL of a collector is refused at the start.
 #[test]
 fn other_urls() {
     parkranger_tests::skip::run("serve_otlp::other_urls", agent(), || {
-        for url in ["https://collector.example", "localhost:4318", "x"] {
+        for url in ["ftp://collector.example", "localhost:4318", "x"] {
             let output = parkranger_tests::daemon::refused(["--otlp-endpoint", url])?;
             ensure!(output.status.code() == Some(1) && output.stderr.contains("otlp-endpoint"), "{url}: {output:?}");
         }
@@ -97,14 +143,18 @@ fn has(point: &NumberDataPoint, key: &str, value: &str) -> bool {
 fn take(collector: &TcpListener, answer: &str) -> Result<ExportMetricsServiceRequest> {
     let (mut stream, _) = collector.accept()?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let (head, body) = request(&mut stream)?;
+    take_from(&mut stream, answer)
+}
+
+fn take_from(stream: &mut (impl Read + Write), answer: &str) -> Result<ExportMetricsServiceRequest> {
+    let (head, body) = request(stream)?;
     ensure!(head.starts_with("POST /v1/metrics HTTP/1.1\r\n"), "{head}");
     ensure!(head.to_ascii_lowercase().contains("content-type: application/x-protobuf"), "{head}");
     stream.write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n").as_bytes())?;
     Ok(ExportMetricsServiceRequest::decode(&body[..])?)
 }
 
-fn request(stream: &mut TcpStream) -> Result<(String, Vec<u8>)> {
+fn request(stream: &mut impl Read) -> Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 65536];
     loop {

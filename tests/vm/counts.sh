@@ -41,7 +41,7 @@ for program in crowd-*; do
   echo "dump /tmp/own" >&3
   tries=0; until [ -s own ] || [ $tries -gt 60 ]; do sleep 1; tries=$((tries + 1)); done
   echo "spin on" >&3
-  tries=0; until grep -q main.spinOuter running || [ $tries -gt 20 ]; do
+  tries=0; until grep -A 6 '\[running\]' running | grep -q main.spinOuter || [ $tries -gt 20 ]; do
     sleep 1
     ./parkranger dump --pid $target -o running
     tries=$((tries + 1))

@@ -1,9 +1,15 @@
 //! `cargo xtask build --target`: the agent for another machine.
 //!
-//! A musl target needs nothing but its standard library, which rustup has, and the linker that comes with every Rust: the
-//! result is static and runs on any distribution. A gnu target needs Debian's cross compiler as linker.
+//! A musl target needs its standard library, which rustup has, and the linker that comes with every Rust: the result is
+//! static and runs on any distribution. Another architecture needs Debian's cross compiler, for the C in the TLS library;
+//! for a gnu target it is the linker, too.
 
-use std::{env::consts::ARCH, path::PathBuf, process::Command, str::FromStr};
+use std::{
+    env::consts::ARCH,
+    path::{Path, PathBuf},
+    process::Command,
+    str::FromStr,
+};
 
 use anyhow::{Context as _, Error, Result, bail};
 
@@ -56,9 +62,12 @@ impl Target {
                 quietly(Surroundings::Active.apply(Command::new("rustup").args(["target", "add", &self.triple])), &log)
             })?;
         }
-        if !self.musl && self.arch != ARCH && in_path(&self.gcc()).is_none() {
-            let package = format!("gcc-{}-linux-gnu", self.arch.replace('_', "-"));
-            apt::ensure(paths, &[&package], "as the linker for another machine")?;
+        let headers = format!("/usr/{}-linux-gnu/include/stdint.h", self.arch);
+        if self.arch != ARCH && (in_path(&self.gcc()).is_none() || !Path::new(&headers).exists()) {
+            let debian = if self.arch == "aarch64" { "arm64" } else { "amd64" };
+            let packages =
+                [format!("gcc-{}-linux-gnu", self.arch.replace('_', "-")), format!("libc6-dev-{debian}-cross")];
+            apt::ensure(paths, &packages.each_ref().map(String::as_str), "as the C compiler for another machine")?;
         }
         Ok(())
     }
@@ -70,6 +79,9 @@ impl Target {
     /// Tells cargo to build for it.
     pub(crate) fn apply(&self, command: &mut Command) -> Result<()> {
         command.args(["--target", &self.triple]);
+        if self.arch != ARCH {
+            command.env(format!("CC_{}", self.triple.replace('-', "_")), self.gcc());
+        }
         let variable = format!("CARGO_TARGET_{}_LINKER", self.triple.to_uppercase().replace('-', "_"));
         if self.musl {
             command.env(variable, rust_lld()?);

@@ -26,6 +26,17 @@ pub struct Cgroup {
     paths: Vec<(String, String)>,
 }
 
+/// The same in names that people and their tools use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The container's id.
+    pub container: Option<String>,
+    /// The uid of the Kubernetes pod.
+    pub pod: Option<String>,
+    /// The systemd unit.
+    pub unit: Option<String>,
+}
+
 /// What a process may use, counting every level above it. `None` where there is no limit or it is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
@@ -59,6 +70,30 @@ impl Cgroup {
             let id = part.rsplit(['-', ':']).next()?;
             (id.len() == ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
         })
+    }
+
+    /// The uid of the Kubernetes pod: behind "pod" in the name of a group, with underscores where systemd made the group
+    /// (`kubepods-burstable-podUID.slice`, `/kubepods/burstable/podUID/…`).
+    #[must_use]
+    pub fn pod_uid(&self) -> Option<String> {
+        const UID_CHARACTERS: usize = 36;
+        self.parts().rev().find_map(|part| {
+            let part = part.strip_suffix(".slice").unwrap_or(part);
+            let (_, uid) = part.rsplit_once("pod").filter(|(before, _)| before.is_empty() || before.ends_with('-'))?;
+            let uid = uid.replace('_', "-");
+            let is_uid = uid.len() == UID_CHARACTERS
+                && uid.char_indices().all(|(at, c)| match at {
+                    8 | 13 | 18 | 23 => c == '-',
+                    _ => c.is_ascii_hexdigit(),
+                });
+            is_uid.then_some(uid)
+        })
+    }
+
+    /// All names there are for where the process belongs.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { container: self.container_id().map(str::to_owned), pod: self.pod_uid(), unit: self.unit() }
     }
 
     /// The systemd unit: the innermost group called like a service or scope.
@@ -194,6 +229,18 @@ mod tests {
         }
         assert_eq!(Cgroup::parse("0::/user.slice/user-1000.slice/session-2.scope").container_id(), None);
         assert_eq!(Cgroup::parse("0::/").container_id(), None);
+    }
+
+    #[test]
+    fn pods_are_known_by_their_uid() {
+        let pod = |text: &str| Cgroup::parse(text).pod_uid();
+        let uid = "0a1b2c3d-1111-2222-3333-444455556666";
+        let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
+        assert_eq!(pod(&format!("0::/kubepods.slice/{slice}/cri-containerd-{ID}.scope")).as_deref(), Some(uid));
+        assert_eq!(pod(&format!("4:memory:/kubepods/besteffort/pod{uid}/{ID}")).as_deref(), Some(uid));
+        assert_eq!(pod("0::/kubepods.slice/kubepods-pod1.slice"), None);
+        assert_eq!(pod(&format!("0::/system.slice/docker-{ID}.scope")), None);
+        assert_eq!(pod("0::/machine.slice/tripod-of-things.scope"), None);
     }
 
     #[test]

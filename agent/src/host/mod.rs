@@ -26,7 +26,7 @@ pub mod process;
 mod threads;
 
 pub use batch::Batch;
-pub use cgroup::{Cgroup, Limits};
+pub use cgroup::{Cgroup, Limits, Place};
 pub use cpu_time::{cpu_time_ns, thread_cpu_time_ns, ticks_since_boot};
 pub use debug_file::DebugFolder;
 pub use environment::Environment;

@@ -34,8 +34,8 @@ const GOROUTINES: (usize, usize) = (1_000, 100_000);
 /// `/api/v1/processes`
 pub(super) async fn processes(Extracted(state): Extracted<Arc<State>>, uri: Uri) -> Result<Response, Problem> {
     Params::of(&uri, Some(&[]))?;
-    let snapshot = state.snapshot()?;
-    written(move |out| json::write_processes(out, &snapshot)).await
+    let (snapshot, facts) = (state.snapshot()?, state.facts());
+    written(move |out| json::write_processes(out, &snapshot, &facts)).await
 }
 
 /// `/api/v1/processes/{pid}/sites`

@@ -143,7 +143,7 @@ fn of_snapshot(state: &State, snapshot: &Arc<Snapshot>) -> prometheus::Result<By
     {
         return Ok(text.clone());
     }
-    let text = Bytes::from(metrics::render(snapshot, &state.numbers(), &mut exposition.book)?);
+    let text = Bytes::from(metrics::render(snapshot, &state.facts(), &mut exposition.book)?);
     exposition.last = Some((Arc::clone(snapshot), text.clone()));
     Ok(text)
 }

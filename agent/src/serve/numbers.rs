@@ -1,4 +1,4 @@
-//! The thread that reads what runtimes say of themselves, once per snapshot.
+//! The thread that reads what runtimes say of themselves, once per snapshot, and where processes belong.
 //!
 //! A process can make a read of its memory hang for ever (userfaultfd, FUSE): the thread that hangs is left to itself,
 //! another takes its place, and that process is not asked again.
@@ -19,8 +19,9 @@ use super::state::State;
 use crate::{
     address::{Bias, RuntimeAddr},
     census::CensusError,
-    host::{Identity, Proc, ProcessMemory},
+    host::{Identity, Place, Proc, ProcessMemory},
     runtime::{NumberPlaces, Numbers},
+    subject::{AllFacts, Facts},
     watch::Snapshot,
 };
 
@@ -42,7 +43,7 @@ struct Source {
 pub(super) fn start(state: Arc<State>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut snapshots = state.snapshots();
-        let mut reader = Reader { state, sources: HashMap::new(), worker: None };
+        let mut reader = Reader { state, known: HashMap::new(), worker: None };
         while snapshots.changed().await.is_ok() {
             let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
             let read = spawn_blocking(move || {
@@ -64,33 +65,40 @@ type Job = Box<dyn FnOnce() + Send>;
 
 struct Reader {
     state: Arc<State>,
-    /// `None` for processes that are not asked, or not again.
-    sources: HashMap<ProcessId, Option<Source>>,
+    known: HashMap<ProcessId, Known>,
     worker: Option<mpsc::Sender<Job>>,
+}
+
+/// What is worked out once for a process.
+struct Known {
+    place: Place,
+    /// `None` where its runtime is not asked, or not again.
+    source: Option<Source>,
 }
 
 impl Reader {
     fn read(&mut self, snapshot: &Snapshot) {
-        let mut all = HashMap::new();
-        let mut sources = HashMap::new();
+        let mut all = AllFacts::new();
+        let mut known = HashMap::new();
         for process in snapshot.processes.iter().filter(|process| !process.ended) {
-            let known = self.sources.remove(&process.id);
-            let source = known.unwrap_or_else(|| self.source(process.pid, process.start_time));
-            let numbers = source.as_ref().map(|source| self.numbers(source.clone()));
-            match numbers {
-                Some(Ok(numbers)) => {
-                    all.insert(process.id, numbers);
-                    sources.insert(process.id, source);
-                }
+            let mut one = self.known.remove(&process.id).unwrap_or_else(|| Known {
+                place: place(&self.state.proc, process.pid),
+                source: self.source(process.pid, process.start_time),
+            });
+            let mut facts = Facts { place: one.place.clone(), numbers: Numbers::default() };
+            match one.source.clone().map(|source| self.numbers(source)) {
+                Some(Ok(numbers)) => facts.numbers = numbers,
                 Some(Err(error)) => {
                     debug!("process {}: its runtime is not asked again: {error}", process.pid);
-                    sources.insert(process.id, None);
+                    one.source = None;
                 }
-                None => drop(sources.insert(process.id, None)),
+                None => {}
             }
+            all.insert(process.id, facts);
+            known.insert(process.id, one);
         }
-        self.sources = sources;
-        self.state.set_numbers(all);
+        self.known = known;
+        self.state.set_facts(all);
     }
 
     fn source(&mut self, pid: u32, start_time: u64) -> Option<Source> {
@@ -144,6 +152,11 @@ impl Reader {
         }
         done
     }
+}
+
+/// Where a process belongs; nowhere, where that cannot be read.
+fn place(proc: &Proc, pid: u32) -> Place {
+    proc.cgroup(pid).map_or_else(|_| Place::default(), |cgroup| cgroup.place())
 }
 
 fn worker() -> io::Result<mpsc::Sender<Job>> {

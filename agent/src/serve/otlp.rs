@@ -13,13 +13,15 @@ use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     task::JoinHandle,
     time::{MissedTickBehavior, interval, timeout},
 };
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tracing::{info, warn};
 
-use super::{problem::Problem, reading::made, settings::Collector, state::State};
+use super::{problem::Problem, reading::made, settings::Collector, state::State, tls};
 use crate::{
     export::{
         metrics::{SiteBook, families},
@@ -67,7 +69,7 @@ async fn body(
     made(move || {
         let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
         book.set_cap(state.metrics.site_series());
-        let families = families(&snapshot, &state.numbers(), &mut book);
+        let families = families(&snapshot, &state.facts(), &mut book);
         let host = rustix::system::uname();
         let host = host.nodename().to_string_lossy();
         let attributes =
@@ -80,19 +82,31 @@ async fn body(
 async fn send(collector: &Collector, body: Vec<u8>) -> io::Result<()> {
     let post = async {
         let stream = TcpStream::connect(&collector.authority).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        let connection = tokio::spawn(connection);
-        let request = Request::post(&collector.path)
-            .header(header::HOST, &collector.authority)
-            .header(header::CONTENT_TYPE, "application/x-protobuf")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(io::Error::other)?;
-        let status = sender.send_request(request).await.map(|response| response.status());
-        connection.abort();
-        match status.map_err(io::Error::other)? {
-            StatusCode::OK => Ok(()),
-            other => Err(io::Error::other(format!("it answers {other}"))),
-        }
+        let Some(host) = &collector.tls else { return post(collector, stream, body).await };
+        // Read anew each time: certificates are replaced while the daemon runs.
+        let connector = TlsConnector::from(tls::client()?);
+        let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+        post(collector, connector.connect(name, stream).await?, body).await
     };
     timeout(SEND_WITHIN, post).await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
+}
+
+async fn post(
+    collector: &Collector,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    body: Vec<u8>,
+) -> io::Result<()> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let connection = tokio::spawn(connection);
+    let request = Request::post(&collector.path)
+        .header(header::HOST, &collector.authority)
+        .header(header::CONTENT_TYPE, "application/x-protobuf")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(io::Error::other)?;
+    let status = sender.send_request(request).await.map(|response| response.status());
+    connection.abort();
+    match status.map_err(io::Error::other)? {
+        StatusCode::OK => Ok(()),
+        other => Err(io::Error::other(format!("it answers {other}"))),
+    }
 }

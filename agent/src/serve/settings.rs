@@ -109,6 +109,8 @@ impl Default for Limits {
 pub struct Collector {
     /// `HOST:PORT`
     pub authority: String,
+    /// The host, where it is to prove by TLS that it is that.
+    pub tls: Option<String>,
     /// Where metrics are posted.
     pub path: String,
     /// Time between two exports.
@@ -116,20 +118,24 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// The collector at a URL: `http://127.0.0.1:4318`, with the path that OTLP has by default unless it has another.
+    /// The collector at a URL: `http://127.0.0.1:4318`, with the port and path that OTLP has by default unless it has
+    /// others.
     ///
     /// # Errors
     ///
     /// What is wrong with the URL.
     pub fn at(url: &str, interval: Duration) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err("http:// only: for another host let a collector on this one send it on".to_owned());
-        }
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err("it begins with http:// or https://".to_owned()),
+        };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or("there is no host in it")?;
         let path = if uri.path() == "/" { "/v1/metrics" } else { uri.path() };
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(4318));
-        Ok(Self { authority, path: path.to_owned(), interval })
+        let tls = secure.then(|| host.trim_matches(['[', ']']).to_owned());
+        Ok(Self { authority, tls, path: path.to_owned(), interval })
     }
 }
 
@@ -251,7 +257,11 @@ mod tests {
         let is = |authority: &str, path: &str| Ok((authority.to_owned(), path.to_owned()));
         assert_eq!(at("http://localhost"), is("localhost:4318", "/v1/metrics"));
         assert_eq!(at("http://[::1]:9/otlp/v1/metrics"), is("[::1]:9", "/otlp/v1/metrics"));
-        assert!(at("https://example.com").is_err() && at("localhost:4318").is_err() && at("").is_err());
+        assert_eq!(at("https://example.com"), is("example.com:4318", "/v1/metrics"));
+        let tls = |url| Collector::at(url, Duration::from_secs(1)).map(|collector| collector.tls);
+        assert_eq!(tls("https://[::1]:443"), Ok(Some("::1".to_owned())));
+        assert_eq!(tls("http://localhost"), Ok(None));
+        assert!(at("ftp://example.com").is_err() && at("localhost:4318").is_err() && at("").is_err());
     }
 
     #[test]

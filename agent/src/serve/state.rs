@@ -1,11 +1,6 @@
 //! What all requests share.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
-};
-
-use parkranger_common::counts::ProcessId;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::{
     guard::Token,
@@ -17,8 +12,7 @@ use super::{
 };
 use crate::{
     host::Proc,
-    runtime::Numbers,
-    subject::Subjects,
+    subject::{AllFacts, Subjects},
     symbols::SymbolSource,
     watch::{Snapshot, snapshot::ProcessSnapshot},
 };
@@ -37,8 +31,8 @@ pub(super) struct State {
     pub(super) subjects: Subjects,
     pub(super) censuses: CensusLimits,
     pub(super) metrics: Metrics,
-    /// What runtimes say of themselves.
-    numbers: Mutex<HashMap<ProcessId, Numbers>>,
+    /// What is known of processes beside their counts.
+    facts: Mutex<Arc<AllFacts>>,
 }
 
 impl Live {
@@ -62,7 +56,7 @@ impl State {
             subjects: Subjects::new(Proc::default(), symbols),
             censuses: CensusLimits::new(settings.limits.censuses),
             metrics: Metrics::new(settings.site_series)?,
-            numbers: Mutex::default(),
+            facts: Mutex::default(),
         })
     }
 
@@ -85,13 +79,13 @@ impl State {
         self.latest().ok_or_else(Problem::starting)
     }
 
-    /// What runtimes said of themselves last.
-    pub(super) fn numbers(&self) -> HashMap<ProcessId, Numbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What was found of processes last, beside their counts.
+    pub(super) fn facts(&self) -> Arc<AllFacts> {
+        Arc::clone(&self.facts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn set_numbers(&self, numbers: HashMap<ProcessId, Numbers>) {
-        *self.numbers.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
+    pub(super) fn set_facts(&self, facts: AllFacts) {
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
     }
 
     /// To wait for the next ones.

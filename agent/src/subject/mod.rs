@@ -4,6 +4,7 @@
 //! again costs no parsing. Refuses what a census refuses, with [`CensusError`].
 
 mod cache;
+mod facts;
 
 use std::{
     path::PathBuf,
@@ -22,6 +23,7 @@ use crate::{
     symbols::{SymbolSource, Symbolizer},
 };
 use cache::Cache;
+pub use facts::{AllFacts, Facts};
 
 /// Understands processes, and remembers their binaries.
 pub struct Subjects {

@@ -5,9 +5,12 @@ use std::{collections::BTreeMap, io, time::SystemTime};
 
 use serde::Serialize;
 
-use crate::watch::{
-    Snapshot,
-    snapshot::{ProcessSnapshot, SiteSnapshot},
+use crate::{
+    subject::{AllFacts, Facts},
+    watch::{
+        Snapshot,
+        snapshot::{ProcessSnapshot, SiteSnapshot},
+    },
 };
 
 /// The schema's version, in every object.
@@ -47,6 +50,14 @@ struct Process<'a> {
     births: u64,
     exits: u64,
     parks: u64,
+    /// Memory of the goroutines' stacks at the last census; null before the first.
+    stack_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'a str>,
     losses: &'a BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sites: Option<Vec<Site<'a>>>,
@@ -85,6 +96,7 @@ struct Site<'a> {
     exits: u64,
     live: i64,
     parks: u64,
+    stack_bytes: Option<u64>,
     waits: &'a BTreeMap<String, u64>,
     approximate: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -104,23 +116,25 @@ struct Frame<'a> {
 ///
 /// What writing says.
 pub fn write(mut out: impl io::Write, snapshot: &Snapshot) -> io::Result<()> {
-    write_document(&mut out, snapshot, true)
+    write_document(&mut out, snapshot, None)
 }
 
-/// Writes a snapshot as one line, without the sites of its processes.
+/// Writes a snapshot as one line, without the sites of its processes, but with `facts` of them.
 ///
 /// # Errors
 ///
 /// What writing says.
-pub fn write_processes(mut out: impl io::Write, snapshot: &Snapshot) -> io::Result<()> {
-    write_document(&mut out, snapshot, false)
+pub fn write_processes(mut out: impl io::Write, snapshot: &Snapshot, facts: &AllFacts) -> io::Result<()> {
+    write_document(&mut out, snapshot, Some(facts))
 }
 
-fn write_document(out: &mut impl io::Write, snapshot: &Snapshot, sites: bool) -> io::Result<()> {
+fn write_document(out: &mut impl io::Write, snapshot: &Snapshot, facts: Option<&AllFacts>) -> io::Result<()> {
+    let unknown = Facts::default();
+    let facts_of = |one: &ProcessSnapshot| facts.map(|facts| facts.get(&one.id).unwrap_or(&unknown));
     let document = Document {
         schema: SCHEMA,
         time: rfc3339(snapshot.time),
-        processes: snapshot.processes.iter().map(|one| process(one, sites)).collect(),
+        processes: snapshot.processes.iter().map(|one| process(one, facts_of(one))).collect(),
         budget: snapshot.budget.map(|budget| rounded(budget.share(), 6)),
         losses: &snapshot.losses,
     };
@@ -176,7 +190,9 @@ pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-fn process(process: &ProcessSnapshot, sites: bool) -> Process<'_> {
+/// With its sites, or with facts of it.
+fn process<'a>(process: &'a ProcessSnapshot, facts: Option<&'a Facts>) -> Process<'a> {
+    let place = facts.map(|facts| &facts.place);
     Process {
         pid: process.pid,
         start_time: process.start_time,
@@ -203,8 +219,12 @@ fn process(process: &ProcessSnapshot, sites: bool) -> Process<'_> {
         births: process.births,
         exits: process.exits,
         parks: process.parks,
+        stack_bytes: process.stack_bytes,
+        container: place.and_then(|place| place.container.as_deref()),
+        pod: place.and_then(|place| place.pod.as_deref()),
+        unit: place.and_then(|place| place.unit.as_deref()),
         losses: &process.losses,
-        sites: sites.then(|| process.sites.iter().map(|one| site(one, process)).collect()),
+        sites: facts.is_none().then(|| process.sites.iter().map(|one| site(one, process)).collect()),
     }
 }
 
@@ -225,6 +245,7 @@ fn site<'a>(site: &'a SiteSnapshot, process: &ProcessSnapshot) -> Site<'a> {
         exits: site.exits,
         live: site.live,
         parks: site.parks,
+        stack_bytes: site.stack_bytes,
         waits: &site.waits,
         approximate: !process.missing.is_nothing(),
         creation_stack: site

@@ -22,6 +22,7 @@ mod probes;
 mod proof;
 pub mod runtimes;
 pub mod snapshot;
+pub mod stacks;
 pub mod target;
 mod window;
 mod worker;

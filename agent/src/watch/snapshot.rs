@@ -76,6 +76,8 @@ pub struct ProcessSnapshot {
     pub losses: BTreeMap<&'static str, u64>,
     /// The sites.
     pub sites: Vec<SiteSnapshot>,
+    /// Memory of its goroutines' stacks at the last census; `None` before the first, and once it has ended.
+    pub stack_bytes: Option<u64>,
 }
 
 impl ProcessSnapshot {
@@ -113,6 +115,8 @@ pub struct SiteSnapshot {
     pub waits: BTreeMap<String, u64>,
     /// Who called the `go` statement's function when the site was first seen, innermost first.
     pub creation_stack: Vec<Frame>,
+    /// Memory of its goroutines' stacks at the last census; `None` before the first.
+    pub stack_bytes: Option<u64>,
 }
 
 /// What a row is called whose site could not be found.
@@ -162,6 +166,13 @@ impl Watch {
             })
             .collect();
         sites.extend(unattributed_row(&ledger));
+        let stacks = if process.has_ended() { None } else { binary.stacks(process.identity) };
+        if process.has_ended() {
+            binary.forget_stacks(process.identity);
+        }
+        for site in &mut sites {
+            site.stack_bytes = stacks.as_ref().map(|stacks| stacks.of_site(site.id));
+        }
         let baseline = ledger.baseline || ledger.missing.has_all_lives() && sites.iter().any(is_first_goroutine);
         let live_of = |system: bool| sites.iter().filter(|site| site.system == system).map(|site| site.live).sum();
         ProcessSnapshot {
@@ -189,6 +200,7 @@ impl Watch {
                 .map(|loss| (loss.name(), ledger.unattributed.losses[*loss as usize]))
                 .collect(),
             sites,
+            stack_bytes: stacks.map(|stacks| stacks.total),
         }
     }
 }
@@ -228,6 +240,7 @@ fn site_snapshot(
         parks: tally.parks(),
         waits: named(tally.waits.iter().map(|(reason, parks)| (*reason, *parks)), binary),
         creation_stack,
+        stack_bytes: None,
     }
 }
 
@@ -267,6 +280,7 @@ fn unattributed_row(ledger: &ProcessLedger) -> Option<SiteSnapshot> {
         parks: lost.parks,
         waits: BTreeMap::new(),
         creation_stack: Vec::new(),
+        stack_bytes: None,
     })
 }
 
@@ -291,6 +305,7 @@ pub(crate) mod testing {
             parks: 0,
             waits: BTreeMap::new(),
             creation_stack: Vec::new(),
+            stack_bytes: None,
         };
         ProcessSnapshot {
             id: ProcessId::new(7, 1),
@@ -314,6 +329,7 @@ pub(crate) mod testing {
             waits: BTreeMap::new(),
             losses: BTreeMap::new(),
             sites: sites.iter().map(site).collect(),
+            stack_bytes: None,
         }
     }
 }

@@ -15,14 +15,13 @@ use std::{
 
 use tracing::debug;
 
-use super::{Watchable, Watched};
+use super::{Watchable, Watched, stacks::StackBytes};
 use crate::{
     address::{Bias, RuntimeAddr},
-    binary::{Binary, bytes::u64_at},
+    binary::bytes::u64_at,
     census::{CensusError, Detail, Runtime},
     host::{Identity, Memory as _, Proc, ProcessMemory},
     ledger::Site,
-    runtime::Layout,
 };
 
 /// `goidcache` and `goidcacheend` of processors.
@@ -45,7 +44,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Begins to read. `goidcache` is its offset in `p`. `None` where there can be no more threads.
-    pub(super) fn start(proc: &Proc, process: &Watched, binary: &Watchable, goidcache: u64) -> Option<Self> {
+    pub(super) fn start(proc: &Proc, process: &Watched, binary: &Arc<Watchable>, goidcache: u64) -> Option<Self> {
         let (census_sender, census) = channel();
         let (ask, asked) = channel();
         let (stocks_sender, stocks) = channel();
@@ -53,8 +52,7 @@ impl Worker {
             proc: proc.clone(),
             identity: process.identity,
             bias: process.bias,
-            binary: Arc::clone(&binary.binary),
-            layout: binary.layout.clone(),
+            binary: Arc::clone(binary),
             goidcache,
         };
         let started = thread::Builder::new()
@@ -90,8 +88,7 @@ struct Job {
     proc: Proc,
     identity: Identity,
     bias: Bias,
-    binary: Arc<Binary>,
-    layout: Layout,
+    binary: Arc<Watchable>,
     goidcache: u64,
 }
 
@@ -102,7 +99,7 @@ impl Job {
         asked: &Receiver<Vec<RuntimeAddr>>,
         stocks: &Sender<Stocks>,
     ) {
-        let witness = self.bias.to_runtime(self.binary.function_table_address());
+        let witness = self.bias.to_runtime(self.binary.binary.function_table_address());
         let memory = match ProcessMemory::open(&self.proc, self.identity, witness) {
             Ok(memory) => memory,
             Err(error) => {
@@ -127,8 +124,10 @@ impl Job {
     }
 
     fn goroutines(&self, memory: &ProcessMemory) -> Result<Found, CensusError> {
-        let runtime = Runtime::find(memory, Arc::clone(&self.binary), self.bias, self.layout.clone())?;
+        let (binary, layout) = (Arc::clone(&self.binary.binary), self.binary.layout.clone());
+        let runtime = Runtime::find(memory, binary, self.bias, layout)?;
         let census = runtime.census(memory, Detail::default())?;
+        self.binary.set_stacks(self.identity, StackBytes::of(&census));
         let goroutines = census.goroutines.iter();
         Ok(Found {
             goroutines: goroutines.map(|goroutine| (goroutine.goid, census.origin(goroutine).into())).collect(),

@@ -7,6 +7,8 @@
 //	gather           starts the crowd: one or more goroutines for each state; answers once they all rest
 //	many N DEPTH     N more goroutines, parked DEPTH calls deep
 //	churn on|off     goroutines that are born and end as fast as they can
+//	become PROGRAM   becomes another program (execve): there is no answer
+//	unmap            unmaps the goroutines' own memory, and dies of it: there is no answer
 //	spin on|off      a goroutine that never waits
 //	dump FILE        the runtime's own dump (debug=2) into FILE, written by another goroutine once the main one rests
 //	proto FILE       the same of the goroutine profile (debug=0)
@@ -25,7 +27,9 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"strconv"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"talk"
 )
@@ -53,6 +57,11 @@ func obey(command string, args []string) (answer, error) {
 	case command == "churn" && len(args) == 1:
 		churn(args[0] == "on")
 		return count()
+	case command == "become" && len(args) == 1:
+		return nil, syscall.Exec(args[0], args, nil)
+	case command == "unmap" && len(args) == 0:
+		unmap()
+		return nil, fmt.Errorf("still there")
 	case command == "spin" && len(args) == 1:
 		spin(args[0] == "on")
 		return count()
@@ -79,6 +88,15 @@ func obey(command string, args []string) (answer, error) {
 		return answer{"worst_ns": worstDelay(func() { time.Sleep(time.Duration(seconds * 1e9)) })}, nil
 	}
 	return nil, fmt.Errorf("unknown command %q with %d arguments", command, len(args))
+}
+
+// unmap takes the heap away page by page, the stacks of all goroutines with it: the program ends where its own is hit.
+func unmap() {
+	const page, piece = 4096, 4 << 20
+	first := uintptr(unsafe.Pointer(new([64]byte))) &^ (piece - 1)
+	for at := first + piece; at >= first; at -= page {
+		syscall.RawSyscall(syscall.SYS_MUNMAP, at, page, 0)
+	}
 }
 
 func count() (answer, error) {

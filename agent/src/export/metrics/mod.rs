@@ -6,9 +6,9 @@
 mod family;
 mod sites;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use parkranger_common::{counts::ProcessId, loss::HostLoss};
+use parkranger_common::loss::HostLoss;
 use prometheus::{
     TextEncoder,
     proto::{LabelPair, MetricFamily},
@@ -20,6 +20,7 @@ use sites::SiteCounts;
 
 use crate::{
     runtime::Numbers,
+    subject::{AllFacts, Facts},
     watch::snapshot::{ProcessSnapshot, Snapshot},
 };
 
@@ -31,20 +32,17 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// # Errors
 ///
 /// What the encoder says of the families.
-pub fn render(
-    snapshot: &Snapshot,
-    numbers: &HashMap<ProcessId, Numbers>,
-    book: &mut SiteBook,
-) -> prometheus::Result<String> {
-    TextEncoder::new().encode_to_string(&families(snapshot, numbers, book))
+pub fn render(snapshot: &Snapshot, facts: &AllFacts, book: &mut SiteBook) -> prometheus::Result<String> {
+    TextEncoder::new().encode_to_string(&families(snapshot, facts, book))
 }
 
 /// A snapshot as metric families.
 #[must_use]
-pub fn families(snapshot: &Snapshot, numbers: &HashMap<ProcessId, Numbers>, book: &mut SiteBook) -> Vec<MetricFamily> {
+pub fn families(snapshot: &Snapshot, facts: &AllFacts, book: &mut SiteBook) -> Vec<MetricFamily> {
     let mut families = Families::new();
+    let unknown = Facts::default();
     for process in &snapshot.processes {
-        families.process(process, numbers.get(&process.id));
+        families.process(process, facts.get(&process.id).unwrap_or(&unknown));
     }
     book.begin();
     for process in &snapshot.processes {
@@ -67,11 +65,13 @@ struct Families {
     audits: Family,
     drift: Family,
     losses: Family,
+    stacks: Family,
     sites: Family,
     site_goroutines: Family,
     site_births: Family,
     site_exits: Family,
     site_parks: Family,
+    site_stacks: Family,
     runtime: Runtime,
     processes: Family,
     refused: Family,
@@ -106,11 +106,16 @@ impl Families {
             audits: counter("audits_total", "Comparisons of the ledger with a census, by result."),
             drift: counter("drift_goroutines_total", "Goroutines that ledger and census differed by; must stay 0."),
             losses: counter("losses_total", "What is known to be missing of a process, by name (docs/json.md)."),
+            stacks: gauge("stack_bytes", "Memory of the stacks of all goroutines, at the last census."),
             sites: gauge("sites", "Creation sites of a process; series own or other."),
             site_goroutines: gauge("site_goroutines", "Live goroutines by creation site."),
             site_births: counter("site_births_total", "Goroutines created, by creation site."),
             site_exits: counter("site_exits_total", "Goroutines ended, by creation site."),
             site_parks: counter("site_parks_total", "Parks, by creation site."),
+            site_stacks: gauge(
+                "site_stack_bytes",
+                "Memory of goroutines' stacks at the last census, by creation site.",
+            ),
             runtime: Runtime::new(),
             processes: gauge("processes", "Go processes under watch."),
             refused: gauge("refused_processes", "Go processes that cannot be watched."),
@@ -119,12 +124,20 @@ impl Families {
         }
     }
 
-    fn process(&mut self, process: &ProcessSnapshot, numbers: Option<&Numbers>) {
+    fn process(&mut self, process: &ProcessSnapshot, facts: &Facts) {
         let own = labels(process);
         let with = |name, value: &str| own.iter().cloned().chain([label(name, value)]).collect::<Vec<_>>();
         let library = process.library.as_deref().unwrap_or_default();
-        let info =
-            [label("go_version", &process.go_version), label("library", library), label("layout", &process.layout)];
+        let text = |name: &'_ Option<String>| name.clone().unwrap_or_default();
+        let place = &facts.place;
+        let info = [
+            label("go_version", &process.go_version),
+            label("library", library),
+            label("layout", &process.layout),
+            label("container", &text(&place.container)),
+            label("pod", &text(&place.pod)),
+            label("unit", &text(&place.unit)),
+        ];
         self.info.add(own.iter().cloned().chain(info).collect(), 1.0);
         self.goroutines.add(with("kind", "user"), process.user as f64);
         self.goroutines.add(with("kind", "system"), process.system as f64);
@@ -141,9 +154,10 @@ impl Families {
         for (loss, count) in &process.losses {
             self.losses.add(with("loss", loss), *count as f64);
         }
-        if let Some(numbers) = numbers {
-            self.runtime.add(&own, numbers);
+        if let Some(bytes) = process.stack_bytes {
+            self.stacks.add(own.clone(), bytes as f64);
         }
+        self.runtime.add(&own, &facts.numbers);
     }
 
     fn sites(&mut self, process: &ProcessSnapshot, chosen: &sites::Chosen<'_>) {
@@ -168,6 +182,9 @@ impl Families {
         self.site_goroutines.add(labels.clone(), counts.live as f64);
         self.site_births.add(labels.clone(), counts.births as f64);
         self.site_exits.add(labels.clone(), counts.exits as f64);
+        if let Some(bytes) = counts.stack_bytes {
+            self.site_stacks.add(labels.clone(), bytes as f64);
+        }
         self.site_parks.add(labels, counts.parks as f64);
     }
 
@@ -195,11 +212,13 @@ impl Families {
             self.audits,
             self.drift,
             self.losses,
+            self.stacks,
             self.sites,
             self.site_goroutines,
             self.site_births,
             self.site_exits,
             self.site_parks,
+            self.site_stacks,
             self.processes,
             self.refused,
             self.host_losses,

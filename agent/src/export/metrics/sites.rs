@@ -5,11 +5,9 @@
 //! like events: a site's own series has what happened while it had one, and `other` the rest. A site that has its own
 //! series from the beginning on, as all have while there is room, has all its events there.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
-};
+use std::collections::HashMap;
 
+use ahash::RandomState;
 use parkranger_common::counts::ProcessId;
 
 use crate::{
@@ -24,6 +22,8 @@ pub(super) struct SiteCounts {
     pub(super) births: u64,
     pub(super) exits: u64,
     pub(super) parks: u64,
+    /// Memory of stacks; `None` where no census saw them.
+    pub(super) stack_bytes: Option<u64>,
 }
 
 impl SiteCounts {
@@ -32,15 +32,20 @@ impl SiteCounts {
         self.births += more.births;
         self.exits += more.exits;
         self.parks += more.parks;
+        self.stack_bytes = match (self.stack_bytes, more.stack_bytes) {
+            (Some(one), Some(other)) => Some(one.saturating_add(other)),
+            (one, other) => one.or(other),
+        };
     }
 
-    /// What came after `earlier`; of live goroutines there is no earlier.
+    /// What came after `earlier`; of live goroutines and their stacks there is no earlier.
     fn since(self, earlier: Self) -> Self {
         Self {
             live: self.live,
             births: self.births.saturating_sub(earlier.births),
             exits: self.exits.saturating_sub(earlier.exits),
             parks: self.parks.saturating_sub(earlier.parks),
+            stack_bytes: self.stack_bytes,
         }
     }
 
@@ -51,13 +56,15 @@ impl SiteCounts {
             births: self.births.max(before.births),
             exits: self.exits.max(before.exits),
             parks: self.parks.max(before.parks),
+            stack_bytes: self.stack_bytes,
         }
     }
 }
 
 impl From<&SiteSnapshot> for SiteCounts {
     fn from(site: &SiteSnapshot) -> Self {
-        Self { live: site.live, births: site.births, exits: site.exits, parks: site.parks }
+        let SiteSnapshot { live, births, exits, parks, stack_bytes, .. } = *site;
+        Self { live, births, exits, parks, stack_bytes }
     }
 }
 
@@ -84,7 +91,7 @@ struct ProcessBook {
     /// Sites in order, and which of `series` each belongs to: one `go` statement that was inlined into several
     /// functions is several sites with one name.
     sites: Vec<(Site, usize)>,
-    by_name: HashMap<u64, usize>,
+    by_name: HashMap<u64, usize, RandomState>,
     series: Vec<Series>,
     /// What was in series that are no more.
     retired: SiteCounts,
@@ -250,7 +257,7 @@ impl ProcessBook {
                 continue;
             }
             if let Some(from) = series.shown_from.take() {
-                self.retired.add(SiteCounts { live: 0, ..series.before.since(from) });
+                self.retired.add(SiteCounts { live: 0, stack_bytes: None, ..series.before.since(from) });
             }
         }
     }
@@ -268,7 +275,8 @@ impl ProcessBook {
                 sites.push((site, counts));
             }
         }
-        let other = SiteCounts { live: all.live - own.live, ..all.since(own) };
+        let stack_bytes = all.stack_bytes.map(|all| all.saturating_sub(own.stack_bytes.unwrap_or_default()));
+        let other = SiteCounts { live: all.live - own.live, stack_bytes, ..all.since(own) };
         self.other = other.at_least(self.other);
         Chosen { others: there - sites.len(), sites, other: self.other }
     }
