@@ -135,7 +135,9 @@ fn churn(daemon: &Daemon, binaries: &[PathBuf], time: Duration) -> Result<Run> {
             }
             next_poll = Instant::now() + POLL;
         }
-        thread::sleep((began + started * Duration::from_secs(1) / PER_SECOND).saturating_duration_since(Instant::now()));
+        thread::sleep(
+            (began + started * Duration::from_secs(1) / PER_SECOND).saturating_duration_since(Instant::now()),
+        );
     }
     let (elapsed, cpu) = (began.elapsed(), cpu_seconds(daemon.pid())? - cpu);
     drop(sender);
@@ -219,7 +221,10 @@ fn report(run: &Run, leftover: usize, losses: &serde_json::Value) -> Result<Exit
     }
     let (quarter, end, most) = run.resident;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    println!("processes begun                     {total}, {} of them killed", run.ended.iter().filter(|e| e.killed).count());
+    println!(
+        "processes begun                     {total}, {} of them killed",
+        run.ended.iter().filter(|e| e.killed).count()
+    );
     println!("at once, at most                    {}", run.most_at_once);
     println!("lived over a second and not seen    {missed}");
     println!("lived less and seen                 {short_seen} of {short}");
