@@ -161,6 +161,10 @@ impl Toolchain {
     /// When the build fails: with the compiler's words.
     pub fn build(&self, program: Program, variant: Variant) -> Result<Fixture> {
         let fixtures = fixtures()?;
+        let path = self.path_of(&fixtures, program, variant)?;
+        if path.exists() {
+            return Ok(Fixture { path });
+        }
         // One build at a time, in this process and in others: builds use every core there is anyway.
         let lock = File::create(fixtures.join("lock"))?;
         lock.lock()?;
@@ -176,7 +180,8 @@ impl Toolchain {
         self.run(&fixtures()?, Path::new("/"), &args)
     }
 
-    fn build_locked(&self, fixtures: &Path, program: Program, variant: Variant) -> Result<Fixture> {
+    /// Where the program is kept, by everything it is made from.
+    fn path_of(&self, fixtures: &Path, program: Program, variant: Variant) -> Result<PathBuf> {
         let version = self.run(fixtures, &program.directory(), &["version"])?;
         let mut hasher = DefaultHasher::new();
         (&version, program, variant).hash(&mut hasher);
@@ -186,7 +191,12 @@ impl Toolchain {
             }
         }
         let name = format!("{program:?}-{variant:?}-1.{}-{:016x}", self.minor, hasher.finish()).to_lowercase();
-        let path = fixtures.join(name);
+        Ok(fixtures.join(name))
+    }
+
+    fn build_locked(&self, fixtures: &Path, program: Program, variant: Variant) -> Result<Fixture> {
+        let path = self.path_of(fixtures, program, variant)?;
+        // Somebody else may have built it meanwhile.
         if path.exists() {
             return Ok(Fixture { path });
         }

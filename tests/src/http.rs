@@ -66,7 +66,15 @@ pub fn get_ok(address: &str, path: &str) -> Result<Response> {
 /// # Errors
 /// When there is no whole answer.
 pub fn get_with(address: &str, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
-    let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n");
+    send(address, "GET", path, headers)
+}
+
+/// Asks by another method than GET.
+///
+/// # Errors
+/// When there is no whole answer.
+pub fn send(address: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if headers.iter().all(|(name, _)| *name != "Host") {
         request.push_str(&format!("Host: {address}\r\n"));
     }

@@ -3,17 +3,19 @@
 #![allow(missing_docs, reason = "tests")]
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use parkranger_tests::agent::{Process, Top};
+use parkranger_tests::daemon::Daemon;
 use parkranger_tests::go::{Program, Toolchain, Variant};
+use parkranger_tests::http::{get_with, send};
 use parkranger_tests::on_these_go;
 use parkranger_tests::skip::agent;
 use parkranger_tests::target::Target;
 use serde::Deserialize;
 
-on_these_go!(agent: [(go_1_27, 27)] parks_are_sampled, births_are_left_to_censuses_and_come_back, what_is_chosen_stays, idle_is_full);
+on_these_go!(agent: [(go_1_27, 27)] parks_are_sampled, births_are_left_to_censuses_and_come_back, what_is_chosen_stays, idle_is_full, a_request_changes_it);
 
 /// What `stop` answers; see `programs/load/main.go`.
 #[derive(Deserialize)]
@@ -125,5 +127,41 @@ fn idle_is_full(go: &Toolchain) -> Result<()> {
     let last = top.finish()?;
     ensure!(last.fidelity == "full" && last.fidelity_changes == 0, "{} of an idle process", last.fidelity);
     ensure!(last.sites.iter().all(|site| !site.approximate), "all is exact");
+    Ok(())
+}
+
+/// Over HTTP, for a process that runs; with a token, and only with one.
+fn a_request_changes_it(go: &Toolchain) -> Result<()> {
+    const TOKEN: &str = "a-token-that-nobody-guesses";
+    const AUTHORIZED: &[(&str, &str)] = &[("Authorization", "Bearer a-token-that-nobody-guesses")];
+    let (directory, path) = load(go)?;
+    let target = Target::start(&path)?;
+    let change = |daemon: &Daemon, to: &str, headers| {
+        let path = format!("/api/v1/processes/{}/fidelity?to={to}", target.pid());
+        anyhow::Ok(send(daemon.address(), "PUT", &path, headers)?.status)
+    };
+    let open = Daemon::start_with(&path, &[])?;
+    ensure!(change(&open, "census", &[])? == 403, "without a token nothing can be changed");
+    ensure!(open.stop()?.success(), "the first daemon");
+
+    let file = directory.path().join("token");
+    std::fs::write(&file, TOKEN)?;
+    let daemon = Daemon::start_with(&path, &["--token-file", file.to_str().context("path")?])?;
+    ensure!(change(&daemon, "census", &[])? == 401, "with the token only");
+    ensure!(change(&daemon, "everything", AUTHORIZED)? == 400, "there is no such fidelity");
+    for fidelity in ["census", "lifecycle", "full"] {
+        ensure!(change(&daemon, fidelity, AUTHORIZED)? == 204, "{fidelity}");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let all = get_with(daemon.address(), "/api/v1/processes", AUTHORIZED)?;
+            if all.json()?["processes"][0]["fidelity"] == fidelity {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "it is not {fidelity}: {:?}", all.text());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    ensure!(change(&daemon, "budget", AUTHORIZED)? == 204, "back to the budget");
+    ensure!(daemon.stop()?.success(), "the second daemon");
     Ok(())
 }

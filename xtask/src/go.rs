@@ -69,6 +69,11 @@ impl Release {
         self.version
     }
 
+    /// 27 for Go 1.27.
+    pub(crate) fn minor_number(&self) -> u32 {
+        self.minor.rsplit('.').next().and_then(|minor| minor.parse().ok()).unwrap_or_default()
+    }
+
     /// The `go` executable, installed if it is missing.
     pub(crate) fn ensure(&self, paths: &Paths) -> Result<PathBuf> {
         if let Some(own) = env::var_os(self.variable()) {
@@ -80,6 +85,21 @@ impl Release {
         }
         self.install(paths)
             .with_context(|| format!("no Go {}; {} can name the `go` of one you have", self.minor, self.variable()))
+    }
+
+    /// `go` itself, installed if it is missing, with the caches of the test programs and nothing of the user's own.
+    pub(crate) fn command(&self, paths: &Paths) -> Result<Command> {
+        let mut command = Command::new(self.ensure(paths)?);
+        for inherited in ["GOROOT", "GOFLAGS", "GOEXPERIMENT", "GOARCH", "GOOS"] {
+            command.env_remove(inherited);
+        }
+        command
+            .env("GOTOOLCHAIN", "local")
+            .env("GOPROXY", "off")
+            .env("CGO_ENABLED", "0")
+            .env("GOCACHE", paths.fixtures().join("cache"))
+            .env("GOPATH", paths.fixtures().join("gopath"));
+        Ok(command)
     }
 
     fn install(&self, paths: &Paths) -> Result<PathBuf> {

@@ -8,11 +8,13 @@ mod agent;
 mod apt;
 mod arm64;
 mod bench;
+mod churn;
 mod cross;
 mod demo;
 mod ebpf;
 mod fuzz;
 mod go;
+mod layouts;
 mod lint;
 mod matrix;
 mod paths;
@@ -20,6 +22,7 @@ mod rust;
 mod schemathesis;
 mod setup;
 mod step;
+mod symbols;
 mod test;
 
 use std::process::ExitCode;
@@ -80,6 +83,20 @@ enum Command {
         /// Only these versions and ways: 1.27 PIE cgo
         args: Vec<String>,
     },
+    /// Start and end Go programs, 50 a second, and see whether the agent keeps up (needs root)
+    Churn {
+        /// How long
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
+    /// Compare the frames that DWARF and gopclntab give, at every pc of six large programs
+    Symbols,
+    /// Write the table of the runtime's structs, from the DWARF of every supported Go, for amd64 and arm64
+    Layouts {
+        /// Write nothing; fail where the committed table says anything else
+        #[arg(long)]
+        check: bool,
+    },
     /// Count on a real arm64 kernel, under emulation
     Arm64,
     /// Check formatting, and clippy with warnings as errors
@@ -125,6 +142,9 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Bench { args } => bench::run(&paths, args),
         Command::Fuzz(options) => fuzz::run(&paths, options),
         Command::Matrix { args } => matrix::run(&paths, args),
+        Command::Churn { minutes } => churn::run(&paths, *minutes),
+        Command::Symbols => symbols::run(&paths),
+        Command::Layouts { check } => layouts::run(&paths, *check),
         Command::Arm64 => arm64::run(&paths),
         Command::Lint => lint::run(&paths),
         Command::Cargo { args } => agent::pass_through(&paths, args),

@@ -52,11 +52,11 @@ impl Binary {
     ///
     /// [`BinaryError::Unsupported`] for the file of another binary or a too large one; [`BinaryError::Malformed`],
     /// [`BinaryError::NotElf`], [`BinaryError::Read`].
-    pub fn add_debug_file(&mut self, source: Arc<dyn Source>, proof: DebugProof) -> Result<(), BinaryError> {
+    pub fn add_debug_file(&mut self, source: &Arc<dyn Source>, proof: DebugProof) -> Result<(), BinaryError> {
         if source.len() > MAX_BYTES {
             return Err(BinaryError::Unsupported { what: "a debug file larger than the limit" });
         }
-        let image = Image::parse_debug_file(Arc::clone(&source))?;
+        let image = Image::parse_debug_file(Arc::clone(source))?;
         if image.architecture != self.image().architecture {
             return Err(BinaryError::Unsupported { what: "a debug file for another architecture" });
         }
@@ -68,7 +68,7 @@ impl Binary {
                 }
             }
             DebugProof::Crc(crc) => {
-                if checksum(&*source)? != crc {
+                if checksum(&**source)? != crc {
                     return Err(BinaryError::Unsupported { what: "a debug file with another checksum" });
                 }
             }

@@ -12,7 +12,7 @@ pub(crate) type Slice<'a> = EndianSlice<'a, LittleEndian>;
 pub(crate) type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
 
 /// One per Go package or C file: large programs have some thousand.
-const MAX_UNITS: usize = 1 << 16;
+pub(crate) const MAX_UNITS: usize = 1 << 16;
 /// Compilers write some twenty.
 const MAX_ATTRIBUTES: usize = 128;
 

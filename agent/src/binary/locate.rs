@@ -21,6 +21,9 @@ const MODULEDATA_BYTES: usize = 376;
 const MIN_PC_AT: usize = 160;
 const MAX_PC_AT: usize = 168;
 const TEXT_AT: usize = 176;
+/// For the test that holds them to the table of layouts.
+#[cfg(test)]
+pub(crate) const PLACES_IN_MODULEDATA: [usize; 3] = [MIN_PC_AT, MAX_PC_AT, TEXT_AT];
 /// Where `gofunc` can be: from the end of the fixed part on.
 const GOFUNC_AT: std::ops::Range<usize> = 288..368;
 /// Candidates looked at before a file is called malformed: each word that happens to look like the table costs a read.
@@ -142,11 +145,7 @@ fn gofunc(
     moduledata: &[u8],
     version: Option<&GoVersion>,
 ) -> Result<Option<u64>, BinaryError> {
-    let by_version = version.map(|version| match (version.major, version.minor) {
-        (1, ..=19) => 304,
-        (1, ..=26) => 320,
-        _ => 344,
-    });
+    let by_version = version.map(gofunc_place);
     let samples = trees(image, table)?;
     for at in by_version.into_iter().chain(GOFUNC_AT.step_by(8)) {
         let Some(gofunc) = u64_at(moduledata, at).filter(|&gofunc| image.segment_at(gofunc).is_some()) else {
@@ -161,6 +160,15 @@ fn gofunc(
         }
     }
     Ok(None)
+}
+
+/// Where a Go version has `gofunc`.
+pub(crate) fn gofunc_place(version: &GoVersion) -> usize {
+    match (version.major, version.minor) {
+        (1, ..=19) => 304,
+        (1, ..=26) => 320,
+        _ => 344,
+    }
 }
 
 /// Some functions that have inlined calls.

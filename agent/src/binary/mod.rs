@@ -45,6 +45,8 @@ use std::sync::{Arc, OnceLock};
 pub use build_info::{BuildInfo, GoVersion};
 pub use debug_file::{DebugLink, DebugProof};
 pub use error::BinaryError;
+#[cfg(test)]
+pub(crate) use locate::{PLACES_IN_MODULEDATA, gofunc_place};
 pub use source::Source;
 
 use crate::address::{Bias, FileOffset, RuntimeAddr, VirtAddr};

@@ -129,18 +129,18 @@ fn address(text: &str) -> Result<String, String> {
 
 pub(super) fn run(options: Options) -> Result<(), Failure> {
     let flags = options.flags().map_err(ServeError::from)?;
+    let settings = flags.settings(&options).map_err(ServeError::from)?;
     let config = Config {
         target: flags.target(&options).map_err(ServeError::from)?,
         symbols: flags.symbols.unwrap_or_default().source(),
         sizes: Sizes::default(),
         audit_every: flags.audit_every.map_or(Duration::from_secs(60), |span| span.0),
         attach: None,
-        budget: flags.budget.unwrap_or_default().0,
+        budget: settings.budget,
         fidelity: flags.fidelity.unwrap_or(Fidelity::Full),
         keep_ended: flags.keep_ended.map_or(Duration::from_secs(60), |span| span.0),
         patient: true,
     };
-    let settings = flags.settings(&options).map_err(ServeError::from)?;
     let reload = move || options.flags()?.settings(&options);
     Ok(serve::run(config, settings, reload)?)
 }
@@ -211,6 +211,7 @@ impl Flags {
             tls,
             allowed_hosts: self.allow_host.clone(),
             interval: self.interval.map_or(Duration::from_secs(5), |span| span.0),
+            budget: self.budget.unwrap_or_default().0,
             site_series: self.site_series.unwrap_or(60),
             limits: Limits {
                 connections: self.max_connections.unwrap_or(limits.connections),

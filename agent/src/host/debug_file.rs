@@ -12,7 +12,7 @@ use std::{
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
 use super::FileSource;
-use crate::binary::{Binary, BinaryError, DebugProof};
+use crate::binary::{Binary, BinaryError, DebugProof, Source};
 
 /// A folder with debug files, in the order of GDB: `.build-id/ab/cdef….debug`, then the path of the binary's own folder.
 #[derive(Clone, Debug)]
@@ -56,8 +56,8 @@ impl DebugFolder {
         });
         for (path, proof) in by_id.into_iter().chain(by_link) {
             let Some(source) = self.open(&path) else { continue };
-            let shown = self.path.join(path);
-            match binary.add_debug_file(Arc::new(source), proof) {
+            let (source, shown) = (Arc::new(source) as Arc<dyn Source>, self.path.join(path));
+            match binary.add_debug_file(&source, proof) {
                 Ok(()) => {
                     tracing::debug!("debug information from {}", shown.display());
                     return;
@@ -125,8 +125,7 @@ mod tests {
             let note = [&[4, 0, 0, 0, 8, 0, 0, 0, 3, 0, 0, 0], b"GNU\0".as_slice(), b"\x01\xab\xcdunique"].concat();
             fs::write(root.join("note"), &note[..24]).unwrap();
             if whole.binary().gnu_build_id().is_none() {
-                let add = ["--add-section", ".note.gnu.build-id=note", "--set-section-type", ".note.gnu.build-id=7"];
-                objcopy(&[&add[..], &["whole"]].concat(), root);
+                objcopy(&["--add-section", ".note.gnu.build-id=note", "whole"], root);
             }
             objcopy(&["--only-keep-debug", "whole", "program.debug"], root);
             objcopy(&["--strip-all", "--add-gnu-debuglink=program.debug", "whole", "program"], root);

@@ -128,7 +128,8 @@ impl Cycle {
         let after = now.saturating_duration_since(self.began).saturating_sub(window.length);
         let cycles = 1.0 + after.as_secs_f64() / window.unwatched.as_secs_f64();
         let estimate = window.seen.get(key).copied().unwrap_or_default() as f64 * cycles;
-        estimate - count.saturating_sub(began) as f64
+        // Never less than was counted: what is shown only grows.
+        (estimate - count.saturating_sub(began) as f64).max(0.0)
     }
 }
 

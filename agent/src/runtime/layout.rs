@@ -3,7 +3,7 @@
 //! Refuses a Go version older than the table where the binary has no DWARF. A newer one gets the newest layout, marked
 //! as a guess; whoever uses it must check it against live memory first.
 
-use super::{dwarf_layout, layouts};
+use super::{dwarf_layout, layouts::Row, table::ROWS};
 use crate::binary::{Binary, BinaryError};
 
 /// Where the fields of `struct g` are, in bytes from its start. The same on amd64 and arm64.
@@ -125,15 +125,16 @@ impl Layout {
     pub fn from_table(binary: &Binary) -> Result<Self, LayoutError> {
         let version = binary.go_version();
         let asked = (version.major, version.minor);
-        let row = |row: &layouts::Row| format!("{}.{}", row.go.0, row.go.1);
-        if let Some(exact) = layouts::ROWS.iter().find(|row| row.go == asked) {
-            return Ok(Self { source: LayoutSource::Table { version: row(exact) }, ..exact.layout() });
+        if let Some(exact) = ROWS.iter().find(|row| row.go == asked) {
+            return Ok(exact.layout());
         }
-        match layouts::ROWS.last().filter(|newest| newest.go < asked) {
-            Some(newest) => Ok(Self { source: LayoutSource::NewestKnown { version: row(newest) }, ..newest.layout() }),
+        match ROWS.last().filter(|newest| newest.go < asked) {
+            Some(newest) => {
+                Ok(Self { source: LayoutSource::NewestKnown { version: newest.name() }, ..newest.layout() })
+            }
             None => Err(LayoutError::UnknownVersion {
                 version: version.raw.clone(),
-                oldest: layouts::ROWS.first().map(row).unwrap_or_default(),
+                oldest: ROWS.first().map(Row::name).unwrap_or_default(),
             }),
         }
     }

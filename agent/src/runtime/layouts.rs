@@ -1,15 +1,47 @@
-//! Layouts per Go version, for binaries without DWARF. Generated from real toolchains; not edited by hand.
+//! What a row of the table of layouts means, and which row is a binary's.
+//!
+//! The rows are in `table`, which `cargo xtask layouts` writes from the DWARF of real toolchains for amd64 and arm64.
 
-use super::{Layout, LayoutSource};
+use super::{Layout, LayoutSource, table::ROWS};
+use crate::binary::GoVersion;
 
-/// The layout of one minor version of Go.
+/// Where fields are in the structs of one minor version of Go: bytes from the start of the struct, and sizes in bytes.
+/// `xtask/src/layouts` names the fields in the same order.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) go: (u32, u32),
-    /// In the order of the fields of [`Layout`]; the 15th is `parent_goid`, 0 for none.
-    offsets: [u32; 20],
+    /// The toolchain it was read from; `None` for a version that none was at hand of, which has the row before it.
+    pub(super) toolchain: Option<&'static str>,
+    /// `struct g`, in the order of the fields of [`Layout`]; the 15th is `parent_goid`, 0 for none.
+    pub(super) g: [u32; 20],
+    /// `struct sudog`: `g`, `elem`, `waitlink`, `c`, size.
+    pub(super) sudog: [u32; 5],
+    /// `struct hchan`: `qcount`, `dataqsiz`, `closed`.
+    pub(super) hchan: [u32; 3],
+    /// `m.p`, `p.goidcache`.
+    pub(super) goid_stock: [u32; 2],
+    /// `struct mstats`: `pause_total_ns`, `numgc`, size.
+    pub(super) mstats: [u32; 3],
+    /// `struct gcControllerState`: `gcPercentHeapGoal`, `heapLive`, size on amd64, size on arm64.
+    pub(super) gc_controller: [u32; 4],
+    /// `struct schedt`: `mnext`, `nmfreed`, `npidle`, the size of the run queue, size.
+    pub(super) sched: [u32; 5],
+    /// `struct moduledata`: `minpc`, `maxpc`, `text`, `gofunc`. For the check of what [`crate::binary`] goes by.
+    pub(super) moduledata: [u32; 4],
 }
 
 impl Row {
+    /// The row of a Go version; of the nearest for one that is not in the table.
+    pub(super) fn nearest(version: &GoVersion) -> &'static Self {
+        let [oldest, ..] = &ROWS;
+        ROWS.iter().rfind(|row| row.go <= (version.major, version.minor)).unwrap_or(oldest)
+    }
+
+    /// Its version, as `1.27`.
+    pub(super) fn name(&self) -> String {
+        format!("{}.{}", self.go.0, self.go.1)
+    }
+
     pub(super) fn layout(&self) -> Layout {
         let [
             stack_lo,
@@ -32,7 +64,7 @@ impl Row {
             waiting,
             labels,
             size,
-        ] = self.offsets;
+        ] = self.g;
         Layout {
             stack_lo,
             stack_hi,
@@ -54,48 +86,7 @@ impl Row {
             waiting,
             labels,
             size,
-            source: LayoutSource::Table { version: format!("{}.{}", self.go.0, self.go.1) },
+            source: LayoutSource::Table { version: self.name() },
         }
     }
 }
-
-/// Oldest first.
-pub(super) const ROWS: &[Row] = &[
-    Row {
-        go: (1, 19),
-        offsets: [0, 8, 48, 56, 64, 72, 104, 112, 120, 144, 152, 168, 176, 232, 0, 296, 312, 328, 360, 392],
-    },
-    // No 1.20 toolchain was at hand: taken to be as 1.19, until memory says otherwise.
-    Row {
-        go: (1, 20),
-        offsets: [0, 8, 48, 56, 64, 72, 104, 112, 120, 144, 152, 168, 176, 232, 0, 296, 312, 328, 360, 392],
-    },
-    Row {
-        go: (1, 21),
-        offsets: [0, 8, 48, 56, 64, 72, 104, 112, 120, 144, 152, 168, 176, 208, 272, 280, 296, 312, 344, 408],
-    },
-    Row {
-        go: (1, 22),
-        offsets: [0, 8, 48, 56, 64, 72, 104, 112, 120, 144, 152, 168, 176, 208, 272, 280, 296, 312, 344, 424],
-    },
-    Row {
-        go: (1, 23),
-        offsets: [0, 8, 48, 56, 64, 72, 104, 112, 120, 152, 160, 176, 184, 216, 280, 288, 304, 320, 352, 432],
-    },
-    Row {
-        go: (1, 24),
-        offsets: [0, 8, 48, 56, 64, 72, 104, 112, 120, 152, 160, 176, 184, 216, 280, 288, 304, 320, 352, 440],
-    },
-    Row {
-        go: (1, 25),
-        offsets: [0, 8, 48, 56, 64, 72, 96, 104, 112, 144, 152, 168, 176, 208, 272, 280, 296, 312, 344, 440],
-    },
-    Row {
-        go: (1, 26),
-        offsets: [0, 8, 48, 56, 64, 72, 96, 104, 112, 144, 152, 168, 176, 208, 280, 288, 304, 320, 352, 456],
-    },
-    Row {
-        go: (1, 27),
-        offsets: [0, 8, 48, 56, 64, 72, 96, 104, 112, 144, 152, 168, 176, 208, 280, 288, 304, 320, 352, 456],
-    },
-];

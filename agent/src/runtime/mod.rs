@@ -13,6 +13,7 @@ mod numbers;
 pub(crate) mod scheduler;
 mod settings;
 mod system;
+mod table;
 #[cfg(test)]
 mod tests;
 mod wait_reasons;

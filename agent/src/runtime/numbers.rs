@@ -1,9 +1,10 @@
 //! What the Go runtime knows of itself: garbage collections, heap, threads, processors. Read out of its own variables.
 //!
-//! They are found by name in the symbol table, and a number is read only where the Go version is in the table below and
-//! the variable has the very size it has there: an experiment or a patch that moved fields changes the size. Anywhere
+//! They are found by name in the symbol table, and a number is read only where the Go version is in the table and the
+//! variable has the very size it has there: an experiment or a patch that moved fields changes the size. Anywhere
 //! else there is no number.
 
+use super::table::ROWS;
 use crate::{
     address::{Bias, VirtAddr},
     binary::{
@@ -34,29 +35,6 @@ pub struct Numbers {
     pub run_queue: Option<u32>,
 }
 
-/// Sizes and offsets in bytes (`runtime/mstats.go`, `runtime/mgcpacer.go`, `runtime/runtime2.go`).
-struct Row {
-    minor: u32,
-    /// Size of `mstats`; `pause_total_ns`, `numgc`.
-    memstats: [u32; 3],
-    /// Size of `gcControllerState` on amd64, on arm64; `gcPercentHeapGoal`, `heapLive`.
-    controller: [u32; 4],
-    /// Size of `schedt`; `mnext`, `nmfreed`, `npidle`, the size of the run queue.
-    sched: [u32; 5],
-}
-
-/// Taken from the DWARF of real toolchains, first and last patch release of each. No Go 1.20 was at hand.
-const ROWS: [Row; 8] = [
-    Row { minor: 19, memstats: [13512, 3600, 7704], controller: [424, 424, 104, 136], sched: [6080, 48, 64, 88, 112] },
-    Row { minor: 21, memstats: [9040, 3600, 7704], controller: [392, 456, 72, 104], sched: [1632, 48, 64, 88, 120] },
-    Row { minor: 22, memstats: [7744, 3600, 7704], controller: [392, 456, 72, 104], sched: [6824, 48, 64, 88, 120] },
-    Row { minor: 23, memstats: [7744, 3600, 7704], controller: [392, 456, 72, 104], sched: [6824, 48, 64, 88, 120] },
-    Row { minor: 24, memstats: [7744, 3600, 7704], controller: [392, 456, 72, 104], sched: [6824, 48, 64, 88, 120] },
-    Row { minor: 25, memstats: [8264, 3576, 7680], controller: [392, 456, 72, 104], sched: [6848, 56, 72, 96, 128] },
-    Row { minor: 26, memstats: [10440, 3576, 7680], controller: [392, 456, 72, 104], sched: [6872, 72, 88, 112, 144] },
-    Row { minor: 27, memstats: [10440, 3576, 7680], controller: [392, 456, 72, 104], sched: [6872, 72, 88, 112, 144] },
-];
-
 /// A symbol table larger than this is not looked through.
 const MAX_SYMBOLS_BYTES: u64 = 256 << 20;
 const SYMBOL_BYTES: usize = 24;
@@ -82,25 +60,25 @@ impl NumberPlaces {
         let version = binary.go_version();
         let experiment = binary.build_info().and_then(|info| info.setting("GOEXPERIMENT"));
         let released = version.raw.starts_with("go1.") && !version.raw.contains("X:");
-        let row = ROWS.iter().find(|row| (1, row.minor) == (version.major, version.minor));
+        let row = ROWS.iter().find(|row| row.go == (version.major, version.minor) && row.toolchain.is_some());
         let Some(row) = row.filter(|_| released && experiment.is_none_or(str::is_empty)) else {
             return Ok(Self::default());
         };
         let [memstats, controller, sched, gomaxprocs] =
             symbols(binary, ["runtime.memstats", "runtime.gcController", "runtime.sched", "runtime.gomaxprocs"])?;
         let place = |symbol: Option<Symbol>, size: u32| symbol.filter(|symbol| symbol.size == u64::from(size));
-        let controller_size = match binary.architecture() {
-            Architecture::Amd64 => row.controller[0],
-            Architecture::Arm64 => row.controller[1],
+        let [pause_total, cycles, mstats_bytes] = row.mstats;
+        let [heap_goal, heap_live, on_amd64, on_arm64] = row.gc_controller;
+        let [mnext, nmfreed, npidle, queue, sched_bytes] = row.sched;
+        let controller_bytes = match binary.architecture() {
+            Architecture::Amd64 => on_amd64,
+            Architecture::Arm64 => on_arm64,
         };
-        let (memory, heap, threads) = (row.memstats, row.controller, row.sched);
         Ok(Self {
-            memstats: place(memstats, memory[0]).map(|symbol| [symbol.field(memory[1]), symbol.field(memory[2])]),
-            controller: place(controller, controller_size).map(|symbol| [symbol.field(heap[2]), symbol.field(heap[3])]),
-            sched: place(sched, threads[0]).map(|symbol| {
-                let [_, mnext, nmfreed, npidle, queue] = threads;
-                [mnext, nmfreed, npidle, queue].map(|offset| symbol.field(offset))
-            }),
+            memstats: place(memstats, mstats_bytes).map(|symbol| [pause_total, cycles].map(|at| symbol.field(at))),
+            controller: place(controller, controller_bytes)
+                .map(|symbol| [heap_goal, heap_live].map(|at| symbol.field(at))),
+            sched: place(sched, sched_bytes).map(|symbol| [mnext, nmfreed, npidle, queue].map(|at| symbol.field(at))),
             gomaxprocs: place(gomaxprocs, 4).map(|symbol| symbol.field(0)),
         })
     }

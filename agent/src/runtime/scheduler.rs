@@ -3,6 +3,7 @@
 //! The fields stand before everything that patch releases and experiments have moved. The numbers prove themselves:
 //! the stock of a processor is at most sixteen goids, and those that it gives turn up in the census.
 
+use super::layouts::Row;
 use crate::binary::GoVersion;
 
 /// Byte offsets that lead from a thread to its processor's stock of goids. `p.goidcacheend` is behind `p.goidcache`.
@@ -17,12 +18,7 @@ pub(crate) struct GoidStock {
 impl GoidStock {
     /// The offsets of a Go version; of the newest for newer ones.
     pub(crate) fn of(version: &GoVersion) -> Self {
-        let (m_p, p_goidcache) = match (version.major, version.minor) {
-            (1, ..=22) => (208, 384),
-            (1, 23 | 24) => (208, 376),
-            (1, 25) => (200, 376),
-            _ => (208, 384),
-        };
+        let [m_p, p_goidcache] = Row::nearest(version).goid_stock;
         Self { m_p, p_goidcache }
     }
 }

@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Layout, LayoutSource, WaitReasons};
+use super::{
+    Layout, LayoutSource, WaitReasons,
+    dwarf_layout::{Struct, read_struct},
+    table::ROWS,
+    waiting::channel,
+};
 use crate::binary::{
-    Binary,
+    Binary, GoVersion,
     testing::{VARIANTS, Variant, toolchains},
 };
 
@@ -22,6 +27,47 @@ fn the_table_is_what_dwarf_says() {
             assert_eq!(by_table, Layout { source: by_table.source.clone(), ..by_dwarf.clone() });
         }
     }
+}
+
+/// The short form of `cargo xtask layouts --check`, by the agent's own reader of DWARF.
+#[test]
+fn the_other_columns_are_what_dwarf_says() {
+    for toolchain in toolchains() {
+        let binary = toolchain.program(Variant::Plain).binary();
+        let row = ROWS.iter().find(|row| row.go == (1, toolchain.minor)).expect("a row");
+        let is = |name: &str, wanted: &[&str], expected: &[u32]| {
+            let read = |found: &Struct| {
+                let field = |field: &&str| match *field {
+                    "size" => Some(found.size),
+                    field => field.split('|').find_map(|field| found.fields.get(field).copied()),
+                };
+                wanted.iter().map(field).collect::<Option<Vec<u32>>>()
+            };
+            let found = read_struct(&binary, name.as_bytes(), read).expect("readable");
+            assert_eq!(found.as_deref(), Some(expected), "{name} of 1.{}", toolchain.minor);
+        };
+        is("runtime.sudog", &["g", "elem.vu|elem", "waitlink", "c.maybeTraceablePtr.vu|c", "size"], &row.sudog);
+        is("runtime.hchan", &["qcount", "dataqsiz", "closed"], &row.hchan);
+        is("runtime.m", &["p"], &row.goid_stock[..1]);
+        is("runtime.p", &["goidcache"], &row.goid_stock[1..]);
+        is("runtime.mstats", &["pause_total_ns", "numgc", "size"], &row.mstats);
+        is("runtime.gcControllerState", &["gcPercentHeapGoal", "heapLive", "size"], &row.gc_controller[..3]);
+        is("runtime.schedt", &["mnext", "nmfreed", "npidle", "runq.size|runqsize", "size"], &row.sched);
+        is("runtime.moduledata", &["minpc", "maxpc", "text", "gofunc"], &row.moduledata);
+    }
+}
+
+/// The stages that have numbers of their own have the table's.
+#[test]
+fn what_does_not_change_is_the_same_in_every_row() {
+    for row in &ROWS {
+        let [minpc, maxpc, text, gofunc] = row.moduledata.map(|at| at as usize);
+        assert_eq!([minpc, maxpc, text], crate::binary::PLACES_IN_MODULEDATA, "{row:?}");
+        let version = GoVersion::parse(&format!("go{}", row.name())).expect("a version");
+        assert!(row.toolchain.is_none() || gofunc == crate::binary::gofunc_place(&version), "{row:?}");
+        assert_eq!(row.hchan.map(|at| at as usize), [channel::QCOUNT, channel::DATAQSIZ, channel::CLOSED], "{row:?}");
+    }
+    assert!(ROWS.is_sorted_by(|a, b| a.go < b.go));
 }
 
 #[test]

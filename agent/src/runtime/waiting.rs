@@ -3,6 +3,7 @@
 //! The offsets changed once, in Go 1.26, when two pointers of `sudog` became pairs for the leak detector. Memory proves
 //! them: the first word of a sudog is the goroutine it was reached from.
 
+use super::layouts::Row;
 use crate::binary::GoVersion;
 
 /// Where the fields of `struct sudog` are, in bytes from its start.
@@ -25,12 +26,10 @@ pub(crate) struct SudogLayout {
 impl SudogLayout {
     /// The layout of a Go version; of the newest for newer ones.
     pub(crate) fn of(version: &GoVersion) -> Self {
-        if (version.major, version.minor) < (1, 26) {
-            Self { g: 0, elem: 24, waitlink: 64, channel: 80, size: 88, has_locks: false }
-        } else {
-            // `elem` and `c` are a pointer and the same as a number; the leak detector clears the pointer.
-            Self { g: 0, elem: 32, waitlink: 72, channel: 96, size: 104, has_locks: true }
-        }
+        let [g, elem, waitlink, channel, size] = Row::nearest(version).sudog;
+        let has_locks = (version.major, version.minor) >= (1, 26);
+        let [g, elem, waitlink, channel] = [g, elem, waitlink, channel].map(|at| at as usize);
+        Self { g, elem, waitlink, channel, size, has_locks }
     }
 }
 

@@ -19,6 +19,7 @@
 
 mod api;
 mod body;
+mod control;
 mod guard;
 mod health;
 mod limits;
@@ -49,7 +50,7 @@ pub use settings::{Address, Collector, Limits, Settings, SettingsError, TlsFiles
 use crate::watch::{Config, WatchError};
 use listen::Server;
 use state::State;
-use watcher::{Control, Snapshots, Watcher};
+use watcher::{Snapshots, Watcher};
 
 /// Why the daemon ended, or did not begin.
 #[derive(Debug, thiserror::Error)]
@@ -104,12 +105,11 @@ async fn serve(
     let mut server = Server::bind(&settings, &live)?;
     let symbols = watch.symbols;
     let mut watcher = Watcher::start(watch, settings.interval)?;
-    let state = Arc::new(State::new(&settings, live, symbols, watcher.snapshots())?);
+    let state = Arc::new(State::new(&settings, live, symbols, &watcher)?);
     let numbers = numbers::start(Arc::clone(&state));
     let exporter = settings.collector.clone().map(|collector| otlp::start(collector, Arc::clone(&state)));
     server.start(&state);
-    let control = watcher.control();
-    let apply = || apply(reload(), &settings, &state, &server, &control);
+    let apply = || apply(reload(), &settings, &state, &server);
     let done = tokio::select! {
         ended = watcher.ended() => ended,
         () = run_until_stopped(&mut signals, state.snapshots(), apply) => Ok(()),
@@ -150,13 +150,7 @@ async fn run_until_stopped(signals: &mut Signals, mut snapshots: Snapshots, appl
 }
 
 /// Takes over what can change while running; what is wrong changes nothing.
-fn apply(
-    reloaded: Result<Settings, SettingsError>,
-    before: &Settings,
-    state: &State,
-    server: &Server,
-    control: &Control,
-) {
+fn apply(reloaded: Result<Settings, SettingsError>, before: &Settings, state: &State, server: &Server) {
     let loaded = reloaded.and_then(|settings| settings.load().map(|live| (settings, live)));
     let (settings, live) = match loaded {
         Ok(loaded) => loaded,
@@ -176,7 +170,8 @@ fn apply(
         return;
     }
     server.reload(&live);
-    control.set_interval(settings.interval);
+    state.control.set_interval(settings.interval);
+    state.control.set_budget(settings.budget);
     state.reload(&settings, live);
     info!("reloaded");
 }

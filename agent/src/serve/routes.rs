@@ -8,10 +8,10 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::Response,
-    routing::{MethodRouter, get},
+    routing::{MethodRouter, get, put},
 };
 
-use super::{api, guard::guard, health, metrics, openapi, pages, problem::Problem, profiles, state::State};
+use super::{api, control, guard::guard, health, metrics, openapi, pages, problem::Problem, profiles, state::State};
 
 /// All routes.
 pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<State>>)> {
@@ -23,6 +23,7 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<State>>)> {
         ("/openapi.json", get(openapi::document)),
         ("/api/v1/processes", get(api::processes)),
         ("/api/v1/processes/{pid}/sites", get(api::sites)),
+        ("/api/v1/processes/{pid}/fidelity", put(control::fidelity)),
         ("/api/v1/processes/{pid}/goroutines", get(api::goroutines)),
         ("/pids/{pid}/debug/pprof/", get(pages::profiles)),
         ("/pids/{pid}/debug/pprof/goroutine", get(profiles::goroutine)),
@@ -50,7 +51,11 @@ async fn nothing_there() -> Problem {
 }
 
 async fn only_get() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", "only GET and HEAD: nothing can be changed here")
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method",
+        "only GET and HEAD, and PUT for a fidelity: nothing else can be changed here",
+    )
 }
 
 /// Counts requests, and gives every answer the headers that keep browsers from doing more with it than show it.

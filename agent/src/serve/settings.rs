@@ -16,6 +16,7 @@ use axum::http::Uri;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::{guard::Token, tls};
+use crate::governor::Budget;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +153,8 @@ pub struct Settings {
     pub allowed_hosts: Vec<String>,
     /// Time between two snapshots.
     pub interval: Duration,
+    /// What watching may cost a process; `None` for whatever it does.
+    pub budget: Option<Budget>,
     /// Most sites of one process with metrics of their own.
     pub site_series: usize,
     /// What may be asked for at once.
@@ -272,6 +275,7 @@ mod tests {
             tls: None,
             allowed_hosts: Vec::new(),
             interval: Duration::from_secs(1),
+            budget: None,
             site_series: 1,
             limits: Limits::default(),
             collector: None,

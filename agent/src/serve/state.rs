@@ -8,7 +8,7 @@ use super::{
     metrics::Metrics,
     problem::Problem,
     settings::{self, Limits, Settings},
-    watcher::Snapshots,
+    watcher::{Control, Snapshots, Watcher},
 };
 use crate::{
     host::Proc,
@@ -27,6 +27,7 @@ pub(super) struct Live {
 pub(super) struct State {
     live: RwLock<Arc<Live>>,
     snapshots: Snapshots,
+    pub(super) control: Control,
     pub(super) proc: Proc,
     pub(super) subjects: Subjects,
     pub(super) censuses: CensusLimits,
@@ -47,11 +48,12 @@ impl State {
         settings: &Settings,
         live: settings::Live,
         symbols: SymbolSource,
-        snapshots: Snapshots,
+        watcher: &Watcher,
     ) -> prometheus::Result<Self> {
         Ok(Self {
             live: RwLock::new(Live::new(settings, live)),
-            snapshots,
+            snapshots: watcher.snapshots(),
+            control: watcher.control(),
             proc: Proc::default(),
             subjects: Subjects::new(Proc::default(), symbols),
             censuses: CensusLimits::new(settings.limits.censuses),

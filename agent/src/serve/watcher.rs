@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::ServeError;
 use crate::{
+    governor::{Budget, Fidelity},
     host::Proc,
     watch::{Config, SCAN_EVERY, Snapshot, Watch, WatchError},
 };
@@ -24,6 +25,9 @@ pub(super) type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 
 enum Command {
     Interval(Duration),
+    Budget(Option<Budget>),
+    /// What is to be recorded of a process, and who wants to know whether it is watched.
+    Pin(u32, Option<Fidelity>, oneshot::Sender<bool>),
     Stop,
 }
 
@@ -37,12 +41,25 @@ pub(super) struct Watcher {
 }
 
 /// What can be changed while it runs.
+#[derive(Clone)]
 pub(super) struct Control(Sender<Command>);
 
 impl Control {
     pub(super) fn set_interval(&self, interval: Duration) {
         // If the watch has ended there is no interval to change.
         let _ = self.0.send(Command::Interval(interval));
+    }
+
+    pub(super) fn set_budget(&self, budget: Option<Budget>) {
+        let _ = self.0.send(Command::Budget(budget));
+    }
+
+    /// Has as much recorded of a process's binary as is said; `None` for as much as the budget allows. Whether the process
+    /// is watched; `None` where the watch has ended.
+    pub(super) async fn pin(&self, pid: u32, fidelity: Option<Fidelity>) -> Option<bool> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Command::Pin(pid, fidelity, answer)).ok()?;
+        answered.await.ok()
     }
 }
 
@@ -105,6 +122,11 @@ fn run(
             Ok(Command::Interval(changed)) => {
                 interval = changed;
                 show_at = Instant::now() + interval;
+            }
+            Ok(Command::Budget(budget)) => watch.set_budget(budget),
+            Ok(Command::Pin(pid, fidelity, answer)) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(watch.pin(pid, fidelity)?);
             }
             Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {}

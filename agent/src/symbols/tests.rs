@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
 
 use super::{Dwarf, Frame, MAX_DWARF_BYTES, SymbolSource, Symbolizer};
 use crate::{
     address::VirtAddr,
     binary::{
-        Binary,
+        Binary, Function,
         testing::{VARIANTS, Variant, one_at_a_time, toolchains},
     },
 };
@@ -40,16 +40,33 @@ fn generated(frames: &[Frame]) -> bool {
 }
 
 /// What the two may differ in, by the reason.
-fn difference(dwarf: &[Frame], table: &[Frame], wrapper: bool) -> Option<&'static str> {
-    if dwarf == table {
-        None
-    } else if wrapper || generated(table) {
-        Some("made by the compiler: other lines, often none in DWARF")
+fn difference(binary: &Binary, pc: u64, dwarf: &[Frame], table: &[Frame]) -> &'static str {
+    let function = binary.function_at(VirtAddr(pc)).expect("readable");
+    if function.as_ref().is_some_and(|function| function.wrapper) || generated(table) {
+        "made by the compiler: other lines, often none in DWARF"
     } else if dwarf.is_empty() && table.iter().all(|frame| frame.file == "?") {
-        Some("marker of the linker: not in DWARF")
+        "marker of the linker: not in DWARF"
+    } else if function.is_some_and(|function| is_no_op(binary, &function, pc)) && same_but_for_line(dwarf, table) {
+        "no-op that keeps a branch off a 32-byte boundary: DWARF gives it to the line before, gopclntab to the one behind"
     } else {
-        Some(UNEXPLAINED)
+        UNEXPLAINED
     }
+}
+
+/// Whether the innermost frame's line is all they differ in.
+fn same_but_for_line(dwarf: &[Frame], table: &[Frame]) -> bool {
+    let mut dwarf = dwarf.to_vec();
+    if let Some((by_dwarf, by_table)) = dwarf.first_mut().zip(table.first()) {
+        by_dwarf.line = by_table.line;
+    }
+    dwarf == table
+}
+
+/// Whether the instruction that `pc` is in does nothing.
+fn is_no_op(binary: &Binary, function: &Function, pc: u64) -> bool {
+    let code = binary.image().read_up_to(function.entry.0, (function.end.0 - function.entry.0) as usize).expect("code");
+    let mut decoder = Decoder::with_ip(64, &code, function.entry.0, DecoderOptions::NONE).into_iter();
+    decoder.find(|code| pc < code.next_ip()).is_some_and(|code| code.mnemonic() == Mnemonic::Nop)
 }
 
 const UNEXPLAINED: &str = "unexplained";
@@ -78,13 +95,11 @@ impl Comparison {
             self.inlined_pcs += u64::from(inlined > 0);
             self.inlined_frames += inlined;
             if by_dwarf != by_table {
-                let function = binary.function_at(VirtAddr(pc)).expect("readable");
-                let wrapper = function.is_some_and(|function| function.wrapper);
-                let reason = difference(&by_dwarf, &by_table, wrapper).expect("they differ");
+                let reason = difference(binary, pc, &by_dwarf, &by_table);
                 let (count, examples) = self.differences.entry(reason).or_default();
                 *count += 1;
                 if examples.len() < EXAMPLES {
-                    examples.push(format!("{:#x}\n    DWARF      {by_dwarf:?}\n    gopclntab  {by_table:?}", pc));
+                    examples.push(format!("{pc:#x}\n    DWARF      {by_dwarf:?}\n    gopclntab  {by_table:?}"));
                 }
             }
         }

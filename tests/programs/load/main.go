@@ -12,6 +12,8 @@
 //	done                 operations so far, without stopping
 //	cpu                  the CPU time of the process so far
 //	quit                 exits with status 0, as end of input does
+//
+// "load churn MS" starts goroutines for MS milliseconds instead, prints how many, and ends.
 package main
 
 import (
@@ -20,6 +22,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sort"
 	"strconv"
 	"sync"
@@ -32,7 +35,37 @@ import (
 
 type answer = talk.Answer
 
-func main() { talk.Obey(obey) }
+func main() {
+	if len(os.Args) == 3 && os.Args[1] == "churn" {
+		ms, err := strconv.ParseUint(os.Args[2], 10, 32)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(churn(time.Duration(ms) * time.Millisecond))
+		return
+	}
+	talk.Obey(obey)
+}
+
+// How many goroutines it started, some at once and then some more every ten milliseconds. All of them have ended.
+func churn(lifetime time.Duration) int {
+	var wait sync.WaitGroup
+	started := 0
+	for end := time.Now().Add(lifetime); ; time.Sleep(10 * time.Millisecond) {
+		for i := 0; i < 5; i++ {
+			wait.Add(1)
+			started++
+			go func() {
+				defer wait.Done()
+				time.Sleep(time.Millisecond)
+			}()
+		}
+		if !time.Now().Before(end) {
+			wait.Wait()
+			return started
+		}
+	}
+}
 
 func obey(command string, args []string) (answer, error) {
 	switch {

@@ -83,24 +83,39 @@ impl Bpftrace {
     }
 }
 
-impl Variant for Bpftrace {
-    fn name(&self) -> &'static str {
-        "bpftrace count() at entry"
-    }
-
-    fn attach(&mut self, target: &Traced, event: Event) -> Result<()> {
-        let function = function_of(event, &target.path)?;
+impl Bpftrace {
+    /// Counts several events together, each at the entry of its function.
+    ///
+    /// # Errors
+    /// When it cannot be attached.
+    pub fn attach_all(&mut self, target: &Traced, events: &[Event]) -> Result<()> {
+        let functions: Vec<&str> =
+            events.iter().map(|event| function_of(*event, &target.path)).collect::<Result<_>>()?;
         let path = target.path.display();
+        let probes: Vec<String> = functions.iter().map(|function| format!("uprobe:{path}:\"{function}\"")).collect();
         let child = Command::new("bpftrace")
-            .args(["-e", &format!("uprobe:{path}:\"{function}\" {{ @ = count(); }}")])
+            .args(["-e", &format!("{} {{ @ = count(); }}", probes.join(","))])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .context("starting bpftrace")?;
         self.running = Some((child, target.pid));
-        wait_until_probed(target.pid, elf::function_offset(&target.path, function)?, Duration::from_secs(20))
-            .with_context(|| format!("bpftrace on {function}"))
+        for function in functions {
+            wait_until_probed(target.pid, elf::function_offset(&target.path, function)?, Duration::from_secs(20))
+                .with_context(|| format!("bpftrace on {function}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Variant for Bpftrace {
+    fn name(&self) -> &'static str {
+        "bpftrace count() at entry"
+    }
+
+    fn attach(&mut self, target: &Traced, event: Event) -> Result<()> {
+        self.attach_all(target, &[event])
     }
 
     fn detach(&mut self, at_least: u64) -> Result<()> {

@@ -4,6 +4,7 @@
 //! process's sites is summed under `function="other"`: every event is counted in exactly one of them.
 
 mod family;
+mod governed;
 mod sites;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use prometheus::{
 };
 
 use family::{Family, label};
+use governed::Governed;
 pub use sites::SiteBook;
 use sites::SiteCounts;
 
@@ -72,6 +74,7 @@ struct Families {
     site_exits: Family,
     site_parks: Family,
     site_stacks: Family,
+    governed: Governed,
     runtime: Runtime,
     processes: Family,
     refused: Family,
@@ -116,6 +119,7 @@ impl Families {
                 "site_stack_bytes",
                 "Memory of goroutines' stacks at the last census, by creation site.",
             ),
+            governed: Governed::new(),
             runtime: Runtime::new(),
             processes: gauge("processes", "Go processes under watch."),
             refused: gauge("refused_processes", "Go processes that cannot be watched."),
@@ -157,6 +161,7 @@ impl Families {
         if let Some(bytes) = process.stack_bytes {
             self.stacks.add(own.clone(), bytes as f64);
         }
+        self.governed.add(&own, process);
         self.runtime.add(&own, &facts.numbers);
     }
 
@@ -198,6 +203,7 @@ impl Families {
         }
         let time = snapshot.time.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.time.add(Vec::new(), time.as_secs_f64());
+        self.governed.host(snapshot);
     }
 
     fn into_all(self) -> Vec<MetricFamily> {
@@ -224,6 +230,7 @@ impl Families {
             self.host_losses,
             self.time,
         ];
+        all.extend(self.governed.into_all());
         all.extend(self.runtime.into_all());
         all.into_iter().filter_map(Family::finish).collect()
     }
