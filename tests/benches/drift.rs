@@ -48,7 +48,7 @@ fn main() -> Result<()> {
     let seconds = begin.elapsed();
     crowd.churn(false)?;
     let settled = last.audits.settled;
-    top.wait_until("audited at rest", |process| process.audits.settled > settled + 1)?;
+    top.wait_until("audited at rest", |process| process.audits.settled > settled)?;
     let count = crowd.count()?;
     let process = top.finish()?;
     report(begin, &process);

@@ -250,6 +250,6 @@ struct Random(u32);
 impl Random {
     fn below(&mut self, limit: u32) -> u32 {
         self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        u32::try_from(u64::from(self.0) * u64::from(limit) >> 32).unwrap_or(0)
+        u32::try_from((u64::from(self.0) * u64::from(limit)) >> 32).unwrap_or(0)
     }
 }
