@@ -11,6 +11,7 @@ mod bench;
 mod cross;
 mod demo;
 mod ebpf;
+mod esbuild;
 mod fuzz;
 mod go;
 mod layouts;

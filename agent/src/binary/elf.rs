@@ -229,6 +229,14 @@ impl Image {
         Some(sections)
     }
 
+    /// Whether it is what UPX makes of a program: no sections, and its mark behind the program headers.
+    pub(crate) fn is_packed(&self) -> bool {
+        const MARK: &[u8] = b"UPX!";
+        const LOOKED_AT_BYTES: u64 = 1024;
+        let start = self.file(0, LOOKED_AT_BYTES.min(self.source.len()), "file").unwrap_or_default();
+        self.sections.is_empty() && start.windows(MARK.len()).any(|window| window == MARK)
+    }
+
     /// The first section of that name that has bytes in the file.
     pub(crate) fn section(&self, name: &str) -> Option<&Section> {
         self.sections.iter().find(|section| section.name == name && section.kind != SHT_NOBITS && section.bytes > 0)

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     address::Bias,
     host::{FileId, HostError, Mapping, Proc},
-    runtime::LayoutSource,
 };
 
 /// A runtime that can be watched.
@@ -81,7 +80,7 @@ fn proved(proc: &Proc, binaries: &Binaries, pid: u32, found: Found) -> Result<Re
         return Ok(Ok(found));
     }
     let bias = found.bias(proc, pid, &watchable)?;
-    let guessed = matches!(watchable.layout.source, LayoutSource::NewestKnown { .. });
+    let guessed = watchable.layout.source.is_guess();
     Ok(match proof::prove(proc, proc.identity(pid)?, bias, &watchable) {
         Proof::Proved => {
             watchable.set_proved();
