@@ -11,19 +11,23 @@ use parkranger_tests::daemon::serve;
 use parkranger_tests::go::{Variant, with_go};
 use parkranger_tests::skip::schemathesis;
 
+const TOKEN: &str = "a-token-that-nobody-guesses";
+
 #[test]
 fn answers_are_as_described() {
     with_go("serve_openapi::answers_are_as_described", 27, schemathesis, |go| {
-        let (mut served, daemon) = serve(go, Variant::Plain, &[])?;
-        served.ask("leak 5")?;
-        daemon.wait_until(served.pid(), "leaking", |process| process["births"].as_u64() >= Some(5))?;
+        // With a token: one request needs it even here.
         let directory = tempfile::tempdir()?;
+        let token = directory.path().join("token");
+        fs::write(&token, TOKEN)?;
+        let (mut served, daemon) = serve(go, Variant::Plain, &["--token-file", token.to_str().context("path")?])?;
+        served.ask("leak 5")?;
         // A process that there is; no waiting for differences, which other tests have.
         let config = directory.path().join("schemathesis.toml");
         fs::write(&config, format!("[parameters]\npid = {}\nseconds = 0\n", served.pid()))?;
         let said = run(&config, &format!("http://{}", daemon.address()))?;
         // All but the description itself.
-        ensure!(said.contains("Tested: 11"), "not all of it was tested: {said}");
+        ensure!(said.contains("Tested: 12"), "not all of it was tested: {said}");
         ensure!(daemon.get("/readyz")?.status == 200, "it lives");
         Ok(())
     });
@@ -38,6 +42,7 @@ fn run(config: &Path, url: &str) -> Result<String> {
         .arg("--config-file")
         .arg(config)
         .args(["run", "--url", url, "--max-examples", "20", "--phases", "coverage,fuzzing", "--seed", "1"])
+        .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
         .arg(format!("{url}/openapi.json"))
         .current_dir(config.parent().context("a folder")?)
         .output()?;

@@ -138,9 +138,12 @@ impl Account {
         self.credit_ns < 0.0
     }
 
-    /// How long `part` of the allowance takes to pay for what was spent beyond the credit.
+    /// How long `part` of the allowance takes to pay for what was spent beyond the credit. A process that has only just
+    /// become busy is supposed to stay so.
     pub(super) fn time_to_pay(&self, part: f64) -> Duration {
-        Duration::try_from_secs_f64(-self.credit_ns.min(0.0) / (part * self.allowance())).unwrap_or(Duration::MAX)
+        let lately = self.budget * own_cpu(self.last_cpu, self.last_cost);
+        let allowance = self.allowance().max(lately);
+        Duration::try_from_secs_f64(-self.credit_ns.min(0.0) / (part * allowance)).unwrap_or(Duration::MAX)
     }
 
     /// The binary went to `fidelity`: what was measured before says little of what is recorded only now.
