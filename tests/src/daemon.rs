@@ -169,6 +169,18 @@ impl Daemon {
         bail!("serve did not end within {PATIENCE:?} of SIGTERM")
     }
 
+    /// User and system time so far, in seconds.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        const TICKS_PER_SECOND: f64 = 100.0;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let fields: Vec<&str> = stat.rsplit_once(") ").context("stat")?.1.split(' ').collect();
+        let ticks = fields[11].parse::<u32>()? + fields[12].parse::<u32>()?;
+        Ok(f64::from(ticks) / TICKS_PER_SECOND)
+    }
+
     /// Resident memory, in bytes.
     ///
     /// # Errors

@@ -171,6 +171,36 @@ impl Toolchain {
         self.build_locked(&fixtures, program, variant)
     }
 
+    /// A program that is generated: its files by their paths, `go.mod` among them.
+    ///
+    /// # Errors
+    /// When the build fails: with the compiler's words.
+    pub fn build_sources(&self, name: &str, files: &[(String, String)], variant: Variant) -> Result<Fixture> {
+        let fixtures = fixtures()?;
+        let lock = File::create(fixtures.join("lock"))?;
+        lock.lock()?;
+        let version = self.run(&fixtures, Path::new("/"), &["version"])?;
+        let mut hasher = DefaultHasher::new();
+        (&version, files, variant).hash(&mut hasher);
+        let name = format!("{name}-{variant:?}-1.{}-{:016x}", self.minor, hasher.finish()).to_lowercase();
+        let path = fixtures.join(name);
+        if path.exists() {
+            return Ok(Fixture { path });
+        }
+        let scratch = tempfile::tempdir_in(&fixtures)?;
+        for (file, text) in files {
+            let file = scratch.path().join(file);
+            fs::create_dir_all(file.parent().context("a folder")?)?;
+            fs::write(file, text)?;
+        }
+        // In the same folder for every variant, so that the compiler's work is used again.
+        let mut args = vec!["build", "-trimpath", "-o", "program"];
+        args.extend(variant.flags());
+        self.run(&fixtures, scratch.path(), &args)?;
+        fs::rename(scratch.path().join("program"), &path)?;
+        Ok(Fixture { path })
+    }
+
     /// What `go tool` says.
     ///
     /// # Errors

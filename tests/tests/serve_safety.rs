@@ -245,12 +245,38 @@ fn too_many_connections() {
     });
 }
 
-/// A daemon waits for programs; one that comes later is watched from soon on, one that ends is no more.
+/// The daemon keeps of root's privileges what it needs, in every thread, and watches another root's process with that.
+#[test]
+fn privileges() {
+    with_go("serve_safety::privileges", 27, agent, |go| {
+        const CHOWN: u64 = 1;
+        const SYS_MODULE: u64 = 1 << 16;
+        const SYS_PTRACE: u64 = 1 << 19;
+        let (served, daemon) = serve(go, Variant::Plain, &[])?;
+        daemon.wait_until(served.pid(), "watched", |process| process["baseline"] == true)?;
+        daemon.ok(&format!("/pids/{}/debug/pprof/goroutine?debug=2", served.pid()))?;
+        let mut threads = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
+            let status = fs::read_to_string(task?.path().join("status"))?;
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+            for set in ["CapEff:", "CapPrm:"] {
+                let set = u64::from_str_radix(field(set).context("capabilities")?, 16)?;
+                ensure!(set & (CHOWN | SYS_MODULE) == 0 && set & SYS_PTRACE != 0, "{status}");
+            }
+            ensure!(field("NoNewPrivs:") == Some("1"), "{status}");
+            threads += 1;
+        }
+        ensure!(threads > 2, "{threads} threads");
+        Ok(())
+    });
+}
+
+/// A daemon waits for programs; one that comes later is watched from soon on, one that ends stays for a while.
 #[test]
 fn waits_for_processes() {
     with_go("serve_safety::waits_for_processes", 27, agent, |go| {
         let (_directory, program) = go.build(Program::Served, Variant::Plain)?.private_copy()?;
-        let daemon = Daemon::start(&program)?;
+        let daemon = Daemon::start_with(&program, &["--keep-ended", "1s"])?;
         let none = daemon.ok("/api/v1/processes")?.json()?;
         ensure!(none["processes"].as_array().is_some_and(Vec::is_empty), "{none}");
         ensure!(daemon.ok("/metrics")?.text()?.contains("parkranger_processes 0\n"), "metrics of no process");
@@ -259,7 +285,9 @@ fn waits_for_processes() {
         let all = |process: &serde_json::Value| process["goroutines"]["user"].as_i64() == Some(stats.goroutines);
         daemon.wait_until(served.pid(), "watched", all)?;
         let path = format!("/api/v1/processes/{}/sites", served.pid());
+        let pid = served.pid();
         drop(served);
+        daemon.wait_until(pid, "ended", |process| process["ended"] == true)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         while daemon.get(&path)?.status != 404 {
             ensure!(Instant::now() < deadline, "it is still there");

@@ -12,6 +12,7 @@ mod churn;
 mod cross;
 mod demo;
 mod ebpf;
+mod esbuild;
 mod fuzz;
 mod go;
 mod layouts;

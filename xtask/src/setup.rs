@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::{
-    apt, ebpf,
+    apt, ebpf, esbuild,
     go::{self, NEWEST, TESTED},
     paths::{Paths, in_path},
     schemathesis,
@@ -43,7 +43,8 @@ pub(crate) fn build(paths: &Paths) -> Result<ebpf::Toolchain> {
     ebpf::Toolchain::ensure(paths)
 }
 
-/// For `test`, beyond `build`: the variables that tell the test harness where each Go and the API's tester are.
+/// For `test`, beyond `build`: the variables that tell the test harness where each Go, programs of older ones and the API's
+/// tester are.
 pub(crate) fn test(paths: &Paths) -> Result<Vec<(String, PathBuf)>> {
     go::ensure_c_compiler(paths)?;
     if in_path("prometheus").is_none() || in_path("promtool").is_none() {
@@ -51,7 +52,7 @@ pub(crate) fn test(paths: &Paths) -> Result<Vec<(String, PathBuf)>> {
     }
     let schemathesis = (schemathesis::VARIABLE.to_owned(), schemathesis::ensure(paths)?);
     let go = TESTED.iter().map(|release| Ok((release.variable(), release.ensure(paths)?)));
-    go.chain([Ok(schemathesis)]).collect()
+    go.chain([Ok(schemathesis)]).chain(esbuild::ensure(paths)?.into_iter().map(Ok)).collect()
 }
 
 /// For `demo`, beyond `build`: a `go`.

@@ -38,7 +38,7 @@ const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const SECTION_HEADER_BYTES: usize = 64;
 /// `Elf64_Chdr`.
-const COMPRESSION_HEADER_BYTES: usize = 24;
+const COMPRESSION_HEADER_BYTES: u64 = 24;
 /// The kernel itself maps no file with more than 64 KiB of program headers.
 const MAX_PROGRAM_HEADERS: u16 = 1170;
 const MAX_SECTIONS: u16 = 4096;
@@ -83,15 +83,14 @@ pub(crate) struct Section {
     flags: u64,
 }
 
-/// A section as it stands in the file.
-pub(crate) struct Stored {
-    pub(crate) bytes: Vec<u8>,
-    /// Where in `bytes` the (compressed) contents start.
-    pub(crate) at: usize,
+/// Where the contents of a section stand in the file.
+pub(crate) struct Place {
+    pub(crate) offset: u64,
+    /// As stored: compressed, if there is a `format`.
+    pub(crate) bytes: u64,
     pub(crate) format: CompressionFormat,
     /// Size of the contents, no more than the limit that was asked for.
     pub(crate) inflated_bytes: u64,
-    pub(crate) offset: u64,
 }
 
 /// Which way an ELF file is linked and what it is made of.
@@ -229,6 +228,14 @@ impl Image {
         Some(sections)
     }
 
+    /// Whether it is what UPX makes of a program: no sections, and its mark behind the program headers.
+    pub(crate) fn is_packed(&self) -> bool {
+        const MARK: &[u8] = b"UPX!";
+        const LOOKED_AT_BYTES: u64 = 1024;
+        let start = self.file(0, LOOKED_AT_BYTES.min(self.source.len()), "file").unwrap_or_default();
+        self.sections.is_empty() && start.windows(MARK.len()).any(|window| window == MARK)
+    }
+
     /// The first section of that name that has bytes in the file.
     pub(crate) fn section(&self, name: &str) -> Option<&Section> {
         self.sections.iter().find(|section| section.name == name && section.kind != SHT_NOBITS && section.bytes > 0)
@@ -240,38 +247,40 @@ impl Image {
 
     /// The contents of a section, inflated if need be, and never more than `limit_bytes` of them.
     pub(crate) fn section_data(&self, name: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>, BinaryError> {
-        let Some(stored) = self.stored_section(name, limit_bytes)? else { return Ok(None) };
-        let Stored { bytes, at, format, inflated_bytes, offset } = stored;
-        let data = bytes.get(at..).unwrap_or_default();
-        let data = match format {
+        let Some(place) = self.section_place(name, limit_bytes)? else { return Ok(None) };
+        let bytes = self.file(place.offset, place.bytes, "section")?;
+        let (format, uncompressed_size) = match place.format {
             CompressionFormat::None => return Ok(Some(bytes)),
-            format => CompressedData { format, data, uncompressed_size: inflated_bytes }.decompress(),
+            format => (format, place.inflated_bytes),
         };
-        data.map(|data| Some(data.into_owned())).map_err(|_| BinaryError::malformed("debug section", offset))
+        let data = CompressedData { format, data: &bytes, uncompressed_size }.decompress();
+        data.map(|data| Some(data.into_owned())).map_err(|_| BinaryError::malformed("debug section", place.offset))
     }
 
-    /// A section as it stands in the file. Refuses one that is, or inflates to, more than `limit_bytes`.
-    pub(crate) fn stored_section(&self, name: &str, limit_bytes: u64) -> Result<Option<Stored>, BinaryError> {
+    /// Where a section is. Refuses one that is, or inflates to, more than `limit_bytes`.
+    pub(crate) fn section_place(&self, name: &str, limit_bytes: u64) -> Result<Option<Place>, BinaryError> {
         let Some(section) = self.section(name) else { return Ok(None) };
-        let malformed = || BinaryError::malformed("debug section", section.offset);
-        if section.bytes > limit_bytes {
+        let (offset, bytes) = (section.offset, section.bytes);
+        let malformed = || BinaryError::malformed("debug section", offset);
+        if bytes > limit_bytes {
             return Err(BinaryError::Unsupported { what: "a section larger than the limit" });
         }
-        let bytes = self.file(section.offset, section.bytes, "section")?;
         if section.flags & SHF_COMPRESSED == 0 {
-            let format = CompressionFormat::None;
-            return Ok(Some(Stored { bytes, at: 0, format, inflated_bytes: section.bytes, offset: section.offset }));
+            return Ok(Some(Place { offset, bytes, format: CompressionFormat::None, inflated_bytes: bytes }));
         }
-        let format = match u32_at(&bytes, 0) {
+        let header = self.file(offset, bytes.min(COMPRESSION_HEADER_BYTES), "section")?;
+        let format = match u32_at(&header, 0) {
             Some(ELFCOMPRESS_ZLIB) => CompressionFormat::Zlib,
             Some(ELFCOMPRESS_ZSTD) => CompressionFormat::Zstandard,
             _ => return Err(malformed()),
         };
-        let inflated_bytes = u64_at(&bytes, 8).ok_or_else(malformed)?;
+        let inflated_bytes = u64_at(&header, 8).ok_or_else(malformed)?;
         if inflated_bytes > limit_bytes {
             return Err(BinaryError::Unsupported { what: "a compressed section larger than the limit" });
         }
-        Ok(Some(Stored { bytes, at: COMPRESSION_HEADER_BYTES, format, inflated_bytes, offset: section.offset }))
+        let bytes = bytes.checked_sub(COMPRESSION_HEADER_BYTES).ok_or_else(malformed)?;
+        let offset = offset.checked_add(COMPRESSION_HEADER_BYTES).ok_or_else(malformed)?;
+        Ok(Some(Place { offset, bytes, format, inflated_bytes }))
     }
 
     /// The pieces of the file that hold notes: by segments, and by sections for what the segments miss.

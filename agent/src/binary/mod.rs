@@ -57,6 +57,9 @@ use pclntab::{Pclntab, Record};
 const NOTE_GO_BUILD_ID: u32 = 4;
 const NOTE_GNU_BUILD_ID: u32 = 3;
 
+const PACKED: &str =
+    "packed by UPX: whether it is a Go program cannot be seen, and probes need code in a file (unpack it: upx -d)";
+
 /// The processors Go binaries are watched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Architecture {
@@ -129,7 +132,10 @@ impl Binary {
         let image = Image::parse(source)?;
         let build_info = BuildInfo::read(&image)?;
         let by_build_info = build_info.as_ref().and_then(|info| GoVersion::parse(&info.go_version));
-        let table = locate::pclntab(&image, by_build_info.as_ref())?;
+        let table = locate::pclntab(&image, by_build_info.as_ref()).map_err(|error| match error {
+            BinaryError::NotGo if image.is_packed() => BinaryError::Unsupported { what: PACKED },
+            error => error,
+        })?;
         let go_build_id = build_info::note(&image, b"Go\0\0", NOTE_GO_BUILD_ID);
         let go_build_id = go_build_id.and_then(|id| String::from_utf8(id).ok()).filter(|id| !id.is_empty());
         let gnu_build_id = build_info::note(&image, b"GNU\0", NOTE_GNU_BUILD_ID).filter(|id| !id.is_empty());

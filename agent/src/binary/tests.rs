@@ -381,6 +381,13 @@ fn other_files_are_told_apart() {
     let own = std::fs::read(std::env::current_exe().expect("a path")).expect("readable");
     let error = Binary::parse(Arc::new(own)).err().expect("a Rust program is no Go binary");
     assert!(matches!(error, BinaryError::NotGo), "{error}");
+    // As UPX leaves a program: no sections, its mark near the start, the rest unreadable.
+    let mut packed = std::fs::read("/bin/true").expect("readable");
+    packed[40..48].fill(0);
+    packed[58..64].fill(0);
+    assert!(matches!(parse(&packed), BinaryError::NotGo));
+    packed[1000..1004].copy_from_slice(b"UPX!");
+    assert!(parse(&packed).to_string().contains("upx -d"));
 }
 
 #[test]

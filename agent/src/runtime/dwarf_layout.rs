@@ -50,7 +50,7 @@ pub(super) fn read_struct<T>(
         let data = image.section_data(id.name(), MAX_SECTION_BYTES);
         data.map(Option::unwrap_or_default)
     };
-    let Some(info) = Prefix::read(image, SectionId::DebugInfo.name(), MAX_SECTION_BYTES)? else {
+    let Some(info) = Prefix::of(image, SectionId::DebugInfo.name(), MAX_SECTION_BYTES)? else {
         return Ok(None);
     };
     let strings = (section(SectionId::DebugStr)?, section(SectionId::DebugLineStr)?);
@@ -71,8 +71,8 @@ pub(super) fn read_struct<T>(
 
 /// Goes from unit to unit, inflating no more of the section than the start of each, and of those called `runtime` as
 /// much as it takes.
-struct Search {
-    info: Prefix,
+struct Search<'i> {
+    info: Prefix<'i>,
     abbreviations: Vec<u8>,
     /// `.debug_str`, `.debug_line_str`.
     strings: (Vec<u8>, Vec<u8>),
@@ -80,7 +80,7 @@ struct Search {
     tables: BTreeMap<usize, Arc<Abbreviations>>,
 }
 
-impl Search {
+impl Search<'_> {
     /// How long the unit at `at` is, its length included. `None` at the end of what is looked at.
     fn unit_bytes(&mut self, at: usize) -> Result<Option<usize>, BinaryError> {
         /// Stands for a length of 64 bits, which Go does not write.
@@ -88,14 +88,14 @@ impl Search {
         if at >= MAX_LOOKED_AT_BYTES {
             return Ok(None);
         }
-        let length = u32_at(self.info.first(at + LENGTH_BYTES)?, at).filter(|&length| length < FIRST_RESERVED);
+        let length = u32_at(self.info.range(at, at + LENGTH_BYTES)?, 0).filter(|&length| length < FIRST_RESERVED);
         Ok(length.map(|length| LENGTH_BYTES + length as usize))
     }
 
     /// The first `wanted` bytes of a unit, made to be all of it.
     fn start_of(&mut self, at: usize, bytes: usize, wanted: usize) -> Result<Vec<u8>, BinaryError> {
         let end = at.saturating_add(bytes.min(wanted)).min(MAX_LOOKED_AT_BYTES);
-        let mut start = self.info.first(end)?.get(at..).unwrap_or_default().to_vec();
+        let mut start = self.info.range(at, end)?.to_vec();
         let length = u32::try_from(start.len().saturating_sub(LENGTH_BYTES)).unwrap_or_default();
         if let Some(place) = start.first_chunk_mut::<LENGTH_BYTES>() {
             *place = length.to_le_bytes();

@@ -65,11 +65,24 @@ pub enum LayoutSource {
         /// The row, as `1.27`.
         version: String,
     },
+    /// The table, for the binary's Go version, of which no toolchain could be had: the neighbour's numbers.
+    Neighbour {
+        /// The row, as `1.20`.
+        version: String,
+    },
     /// The newest row of the table, for a Go version newer than it.
     NewestKnown {
         /// The row, as `1.27`.
         version: String,
     },
+}
+
+impl LayoutSource {
+    /// Whether it is only supposed: then nothing is shown before a process's memory has proved it.
+    #[must_use]
+    pub fn is_guess(&self) -> bool {
+        matches!(self, Self::Neighbour { .. } | Self::NewestKnown { .. })
+    }
 }
 
 impl std::fmt::Display for LayoutSource {
@@ -78,6 +91,9 @@ impl std::fmt::Display for LayoutSource {
             Self::Dwarf => f.write_str("the binary's own DWARF"),
             Self::DebugFile => f.write_str("the DWARF of its debug file"),
             Self::Table { version } => write!(f, "the table, for Go {version}"),
+            Self::Neighbour { version } => {
+                write!(f, "the table, for Go {version} (as its neighbour's: there is no such toolchain to be had)")
+            }
             Self::NewestKnown { version } => {
                 write!(f, "the table's newest version, Go {version}: this binary's is newer and not in it")
             }

@@ -10,7 +10,7 @@ use crate::binary::GoVersion;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) go: (u32, u32),
-    /// The toolchain it was read from; `None` for a version that none was at hand of, which has the row before it.
+    /// The toolchain it was read from; `None` for a version that none can be had of, which has its neighbour's numbers.
     pub(super) toolchain: Option<&'static str>,
     /// `struct g`, in the order of the fields of [`Layout`]; the 15th is `parent_goid`, 0 for none.
     pub(super) g: [u32; 20],
@@ -86,7 +86,10 @@ impl Row {
             waiting,
             labels,
             size,
-            source: LayoutSource::Table { version: self.name() },
+            source: match self.toolchain {
+                Some(_) => LayoutSource::Table { version: self.name() },
+                None => LayoutSource::Neighbour { version: self.name() },
+            },
         }
     }
 }

@@ -3,7 +3,20 @@
 use super::layouts::Row;
 
 /// Oldest first.
-pub(super) static ROWS: [Row; 9] = [
+pub(super) static ROWS: [Row; 10] = [
+    // No toolchain to be had: its neighbour's, proved by the memory of programs built by it.
+    Row {
+        go: (1, 18),
+        toolchain: None,
+        g: [0, 8, 48, 56, 64, 72, 104, 112, 120, 144, 152, 168, 176, 232, 0, 296, 312, 328, 360, 392],
+        sudog: [0, 24, 64, 80, 88],
+        hchan: [0, 8, 28],
+        goid_stock: [208, 384],
+        mstats: [3600, 7704, 13512],
+        gc_controller: [104, 136, 424, 424],
+        sched: [48, 64, 88, 112, 6080],
+        moduledata: [160, 168, 176, 304],
+    },
     Row {
         go: (1, 19),
         toolchain: Some("1.19.8"),
@@ -16,7 +29,7 @@ pub(super) static ROWS: [Row; 9] = [
         sched: [48, 64, 88, 112, 6080],
         moduledata: [160, 168, 176, 304],
     },
-    // No toolchain was at hand: as the one before, until memory says otherwise.
+    // No toolchain to be had: its neighbour's, proved by the memory of programs built by it.
     Row {
         go: (1, 20),
         toolchain: None,

@@ -30,6 +30,7 @@ mod openapi;
 mod otlp;
 mod pages;
 mod params;
+mod privileges;
 mod problem;
 mod profiles;
 mod reading;
@@ -87,6 +88,8 @@ pub fn run(
     settings: Settings,
     reload: impl Fn() -> Result<Settings, SettingsError> + Send,
 ) -> Result<(), ServeError> {
+    // Before there is a second thread: each has its own.
+    privileges::reduce();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let done = runtime.block_on(serve(watch, settings, reload));
     // A census that a process holds up for ever must not hold up the end.

@@ -46,18 +46,18 @@ fn difference(binary: &Binary, pc: u64, dwarf: &[Frame], table: &[Frame]) -> &'s
         "made by the compiler: other lines, often none in DWARF"
     } else if dwarf.is_empty() && table.iter().all(|frame| frame.file == "?") {
         "marker of the linker: not in DWARF"
-    } else if function.is_some_and(|function| is_no_op(binary, &function, pc)) && same_but_for_line(dwarf, table) {
-        "no-op that keeps a branch off a 32-byte boundary: DWARF gives it to the line before, gopclntab to the one behind"
+    } else if function.is_some_and(|function| is_no_op(binary, &function, pc)) && same_but_for_place(dwarf, table) {
+        "no-op (marks an inlined call, or keeps a branch off a boundary): each gives it to another neighbour's line"
     } else {
         UNEXPLAINED
     }
 }
 
-/// Whether the innermost frame's line is all they differ in.
-fn same_but_for_line(dwarf: &[Frame], table: &[Frame]) -> bool {
+/// Whether the innermost frame's file and line are all they differ in.
+fn same_but_for_place(dwarf: &[Frame], table: &[Frame]) -> bool {
     let mut dwarf = dwarf.to_vec();
     if let Some((by_dwarf, by_table)) = dwarf.first_mut().zip(table.first()) {
-        by_dwarf.line = by_table.line;
+        (by_dwarf.file, by_dwarf.line) = (by_table.file.clone(), by_table.line);
     }
     dwarf == table
 }

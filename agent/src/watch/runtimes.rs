@@ -13,7 +13,6 @@ use super::{
 use crate::{
     address::Bias,
     host::{FileId, HostError, Mapping, Proc},
-    runtime::LayoutSource,
 };
 
 /// Whether a process has had time to set up its runtime.
@@ -101,7 +100,7 @@ fn proved(
     if watchable.is_proved() {
         return Ok(Ok(found));
     }
-    let guessed = matches!(watchable.layout.source, LayoutSource::NewestKnown { .. });
+    let guessed = watchable.layout.source.is_guess();
     if age == Age::New && !guessed {
         return Ok(Ok(found));
     }

@@ -10,6 +10,7 @@
 pub mod own;
 pub mod report;
 pub mod variants;
+pub mod vast;
 
 use std::path::PathBuf;
 

@@ -118,7 +118,7 @@ fn churn(daemon: &Daemon, binaries: &[PathBuf], time: Duration) -> Result<Run> {
     let mut random = Random(1);
     let mut said: HashMap<u32, Said> = HashMap::new();
     let (mut quarter, mut most, mut most_at_once, mut started) = (None, 0, 0, 0u32);
-    let (began, cpu) = (Instant::now(), cpu_seconds(daemon.pid())?);
+    let (began, cpu) = (Instant::now(), daemon.cpu_seconds()?);
     let mut next_poll = began + POLL;
     while began.elapsed() < time {
         let path = &binaries[random.below(u32::try_from(binaries.len())?) as usize];
@@ -139,7 +139,7 @@ fn churn(daemon: &Daemon, binaries: &[PathBuf], time: Duration) -> Result<Run> {
             (began + started * Duration::from_secs(1) / PER_SECOND).saturating_duration_since(Instant::now()),
         );
     }
-    let (elapsed, cpu) = (began.elapsed(), cpu_seconds(daemon.pid())? - cpu);
+    let (elapsed, cpu) = (began.elapsed(), daemon.cpu_seconds()? - cpu);
     drop(sender);
     let ended = wait_for_all(daemon, &receiver, &mut said)?;
     let resident = (quarter.context("no quarter")?, daemon.resident_bytes()?, most);
@@ -242,14 +242,6 @@ fn report(run: &Run, leftover: usize, losses: &serde_json::Value) -> Result<Exit
     let good = missed == 0 && wrong.is_empty() && broken == 0 && leftover == 0 && nothing_lost && small && compared > 0;
     println!("{}", if good { "all is well" } else { "NOT as it should be" });
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// User and system time, in seconds.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit_once(") ").context("stat")?.1.split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(ticks as f64 / 100.0)
 }
 
 /// Numerical Recipes' linear congruential generator: the same run every time.

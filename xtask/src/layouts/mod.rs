@@ -81,6 +81,8 @@ const COLUMNS: [Column; 8] = [
     ("sched", "runtime.schedt", &["mnext", "nmfreed", "npidle", "runq.size|runqsize", SIZE]),
     ("moduledata", "runtime.moduledata", &["minpc", "maxpc", "text", "gofunc"]),
 ];
+/// The oldest minor version with a function table of the kind that is read.
+const OLDEST: u32 = 18;
 /// A second struct in a column.
 const GOID_CACHE: (&str, &str) = ("runtime.p", "goidcache");
 /// The size of this one depends on the architecture's cache line: the column has one for each.
@@ -202,16 +204,18 @@ fn table(files: &[(&Release, [PathBuf; 2])], fields: &Fields) -> Result<String> 
             writeln!(columns, "{name}: {numbers:?},")?;
         }
         let minor = release.minor_number();
-        if let Some((last, columns)) = before.take() {
-            for missing in last + 1..minor {
-                rows += 1;
-                writeln!(text, "// No toolchain was at hand: as the one before, until memory says otherwise.")?;
-                writeln!(text, "Row {{ go: (1, {missing}), toolchain: None,\n{columns}}},")?;
-            }
+        let (missing, neighbour) = before.take().unwrap_or((OLDEST, columns.clone()));
+        for missing in missing..minor {
+            rows += 1;
+            writeln!(
+                text,
+                "// No toolchain to be had: its neighbour's, proved by the memory of programs built by it."
+            )?;
+            writeln!(text, "Row {{ go: (1, {missing}), toolchain: None,\n{neighbour}}},")?;
         }
         rows += 1;
         writeln!(text, "Row {{ go: (1, {minor}), toolchain: Some(\"{}\"),\n{columns}}},", release.version())?;
-        before = Some((minor, columns));
+        before = Some((minor + 1, columns));
     }
     text.push_str("];\n");
     Ok(text.replacen("COUNT", &rows.to_string(), 1))
