@@ -111,6 +111,10 @@ fn prometheus_scrapes_it() {
         let all = prometheus.value("sum(parkranger_site_goroutines)")?;
         let live = prometheus.value("sum(parkranger_goroutines)")?;
         ensure!(all.is_some() && all == live, "{all:?} by site, {live:?} by kind");
+        // No stack is smaller than 2 KiB.
+        let all = prometheus.value("sum(parkranger_site_stack_bytes)")?;
+        let bytes = prometheus.value("sum(parkranger_stack_bytes)")?;
+        ensure!(all == bytes && bytes > live.map(|live| live * 1024.0), "{all:?} by site, {bytes:?} in all, {live:?}");
 
         std::thread::sleep(std::time::Duration::from_secs(3));
         for query in dashboard_queries()? {

@@ -25,21 +25,41 @@ fn own_profiles_agree(go: &Toolchain) -> Result<()> {
     for variant in [Variant::Plain, Variant::Stripped, Variant::Pie] {
         let (served, daemon) = serve(go, variant, &[])?;
         let profiles = format!("/pids/{}/debug/pprof", served.pid());
-        let differ = |ours: &dyn Debug, own: &dyn Debug| format!("{variant:?}: it says\n{own:#?}\nand we\n{ours:#?}");
+        let stacks = agree(|| {
+            let ours = stacks(daemon.ok(&format!("{profiles}/goroutine?debug=1"))?.text()?)?;
+            Ok((ours, stacks(get_ok(&served.address, "/debug/pprof/goroutine?debug=1")?.text()?)?))
+        });
+        let stacks = stacks.with_context(|| format!("{variant:?}"))?;
+        ensure!(stacks.values().sum::<u64>() >= 11, "{stacks:#?}");
 
-        let ours = stacks(daemon.ok(&format!("{profiles}/goroutine?debug=1"))?.text()?)?;
-        let own = stacks(get_ok(&served.address, "/debug/pprof/goroutine?debug=1")?.text()?)?;
-        ensure!(own.values().sum::<u64>() >= 11 && ours == own, differ(&ours, &own));
+        let traces = agree(|| {
+            let ours = traces(go, &daemon.profile(served.pid(), "goroutine"))?;
+            Ok((ours, traces(go, &format!("http://{}/debug/pprof/goroutine", served.address))?))
+        });
+        let traces = traces.with_context(|| format!("{variant:?}"))?;
+        ensure!(traces.len() >= 9, "{traces:#?}");
 
-        let ours = traces(go, &daemon.profile(served.pid(), "goroutine"))?;
-        let own = traces(go, &format!("http://{}/debug/pprof/goroutine", served.address))?;
-        ensure!(own.len() >= 9 && ours == own, differ(&ours, &own));
-
-        let ours = dump(daemon.ok(&format!("{profiles}/goroutine?debug=2"))?.text()?)?;
-        let own = dump(get_ok(&served.address, "/debug/pprof/goroutine?debug=2")?.text()?)?;
-        ensure!(own.len() >= 11 && ours == own, differ(&ours, &own));
+        let dump = agree(|| {
+            let ours = dump(daemon.ok(&format!("{profiles}/goroutine?debug=2"))?.text()?)?;
+            Ok((ours, dump(get_ok(&served.address, "/debug/pprof/goroutine?debug=2")?.text()?)?))
+        });
+        let dump = dump.with_context(|| format!("{variant:?}"))?;
+        ensure!(dump.len() >= 11, "{dump:#?}");
     }
     Ok(())
+}
+
+/// What we say, and then the program: the same, at the latest once the goroutine is back that took its connection.
+fn agree<T: PartialEq + Debug>(read: impl Fn() -> Result<(T, T)>) -> Result<T> {
+    let mut tries = 10;
+    loop {
+        let (ours, own) = read()?;
+        if ours == own {
+            return Ok(own);
+        }
+        tries -= 1;
+        ensure!(tries > 0, "it says\n{own:#?}\nand we\n{ours:#?}");
+    }
 }
 
 /// How often each stack is there: its functions and lines, with its labels. Addresses are left out: the runtime makes up

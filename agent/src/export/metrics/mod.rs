@@ -170,24 +170,25 @@ impl Families {
         let with = |name, value: &str| own.iter().cloned().chain([label(name, value)]).collect::<Vec<_>>();
         self.sites.add(with("series", "own"), chosen.sites.len() as f64);
         self.sites.add(with("series", "other"), chosen.others as f64);
-        for (site, counts) in &chosen.sites {
+        let stacks = |bytes: u64| process.stack_bytes.map(|_| bytes);
+        for (site, counts, bytes) in &chosen.sites {
             let location = if site.line == 0 { site.file.clone() } else { format!("{}:{}", site.file, site.line) };
             let site = [
                 label("function", &site.function),
                 label("location", &location),
                 label("start_function", &site.start_function),
             ];
-            self.site(own.iter().cloned().chain(site).collect(), counts);
+            self.site(own.iter().cloned().chain(site).collect(), counts, stacks(*bytes));
         }
         let other = [label("function", "other"), label("location", ""), label("start_function", "")];
-        self.site(own.iter().cloned().chain(other).collect(), &chosen.other);
+        self.site(own.iter().cloned().chain(other).collect(), &chosen.other, stacks(chosen.other_stack_bytes));
     }
 
-    fn site(&mut self, labels: Vec<LabelPair>, counts: &SiteCounts) {
+    fn site(&mut self, labels: Vec<LabelPair>, counts: &SiteCounts, stack_bytes: Option<u64>) {
         self.site_goroutines.add(labels.clone(), counts.live as f64);
         self.site_births.add(labels.clone(), counts.births as f64);
         self.site_exits.add(labels.clone(), counts.exits as f64);
-        if let Some(bytes) = counts.stack_bytes {
+        if let Some(bytes) = stack_bytes {
             self.site_stacks.add(labels.clone(), bytes as f64);
         }
         self.site_parks.add(labels, counts.parks as f64);

@@ -22,8 +22,6 @@ pub(super) struct SiteCounts {
     pub(super) births: u64,
     pub(super) exits: u64,
     pub(super) parks: u64,
-    /// Memory of stacks; `None` where no census saw them.
-    pub(super) stack_bytes: Option<u64>,
 }
 
 impl SiteCounts {
@@ -32,20 +30,15 @@ impl SiteCounts {
         self.births += more.births;
         self.exits += more.exits;
         self.parks += more.parks;
-        self.stack_bytes = match (self.stack_bytes, more.stack_bytes) {
-            (Some(one), Some(other)) => Some(one.saturating_add(other)),
-            (one, other) => one.or(other),
-        };
     }
 
-    /// What came after `earlier`; of live goroutines and their stacks there is no earlier.
+    /// What came after `earlier`; of live goroutines there is no earlier.
     fn since(self, earlier: Self) -> Self {
         Self {
             live: self.live,
             births: self.births.saturating_sub(earlier.births),
             exits: self.exits.saturating_sub(earlier.exits),
             parks: self.parks.saturating_sub(earlier.parks),
-            stack_bytes: self.stack_bytes,
         }
     }
 
@@ -56,15 +49,13 @@ impl SiteCounts {
             births: self.births.max(before.births),
             exits: self.exits.max(before.exits),
             parks: self.parks.max(before.parks),
-            stack_bytes: self.stack_bytes,
         }
     }
 }
 
 impl From<&SiteSnapshot> for SiteCounts {
     fn from(site: &SiteSnapshot) -> Self {
-        let SiteSnapshot { live, births, exits, parks, stack_bytes, .. } = *site;
-        Self { live, births, exits, parks, stack_bytes }
+        Self { live: site.live, births: site.births, exits: site.exits, parks: site.parks }
     }
 }
 
@@ -79,8 +70,10 @@ pub struct SiteBook {
 
 /// The sites of one process, for one exposition.
 pub(super) struct Chosen<'a> {
-    pub(super) sites: Vec<(&'a SiteSnapshot, SiteCounts)>,
+    /// With the memory of their stacks in bytes.
+    pub(super) sites: Vec<(&'a SiteSnapshot, SiteCounts, u64)>,
     pub(super) other: SiteCounts,
+    pub(super) other_stack_bytes: u64,
     /// How many sites `other` is.
     pub(super) others: usize,
 }
@@ -257,7 +250,7 @@ impl ProcessBook {
                 continue;
             }
             if let Some(from) = series.shown_from.take() {
-                self.retired.add(SiteCounts { live: 0, stack_bytes: None, ..series.before.since(from) });
+                self.retired.add(SiteCounts { live: 0, ..series.before.since(from) });
             }
         }
     }
@@ -265,20 +258,35 @@ impl ProcessBook {
     fn expose<'a>(&mut self, process: &'a ProcessSnapshot) -> Chosen<'a> {
         let (mut all, mut own, mut there) = (SiteCounts::default(), self.retired, 0);
         let mut sites = Vec::new();
-        for series in &self.series {
+        let stack_bytes = self.stack_bytes(process);
+        let (mut all_bytes, mut own_bytes) = (0u64, 0u64);
+        for (series, bytes) in self.series.iter().zip(stack_bytes) {
+            all_bytes += bytes;
             all.add(series.now);
             there += usize::from(series.example.is_some());
             let site = series.example.and_then(|index| process.sites.get(index));
             if let (Some(from), Some(site)) = (series.shown_from, site) {
                 let counts = series.now.since(from);
                 own.add(counts);
-                sites.push((site, counts));
+                own_bytes += bytes;
+                sites.push((site, counts, bytes));
             }
         }
-        let stack_bytes = all.stack_bytes.map(|all| all.saturating_sub(own.stack_bytes.unwrap_or_default()));
-        let other = SiteCounts { live: all.live - own.live, stack_bytes, ..all.since(own) };
+        let other = SiteCounts { live: all.live - own.live, ..all.since(own) };
         self.other = other.at_least(self.other);
-        Chosen { others: there - sites.len(), sites, other: self.other }
+        let other_stack_bytes = all_bytes - own_bytes;
+        Chosen { others: there - sites.len(), sites, other: self.other, other_stack_bytes }
+    }
+
+    /// Memory of stacks by series, 0 where no census saw them. Not kept: there are many series, and it would be much.
+    fn stack_bytes(&self, process: &ProcessSnapshot) -> Vec<u64> {
+        let mut all = vec![0; self.series.len()];
+        for ((_, number), site) in self.sites.iter().zip(&process.sites) {
+            if let (Some(bytes), Some(more)) = (all.get_mut(*number), site.stack_bytes) {
+                *bytes = more.saturating_add(*bytes);
+            }
+        }
+        all
     }
 }
 
@@ -295,10 +303,10 @@ mod tests {
         book.begin();
         let chosen = book.choose(&process);
         let mut births: BTreeMap<String, u64> =
-            chosen.sites.iter().map(|(site, counts)| (site.function.clone(), counts.births)).collect();
+            chosen.sites.iter().map(|(site, counts, _)| (site.function.clone(), counts.births)).collect();
         assert_eq!(births.len(), chosen.sites.len(), "no name twice");
         births.insert("other".to_owned(), chosen.other.births);
-        let live: i64 = chosen.sites.iter().map(|(_, counts)| counts.live).sum();
+        let live: i64 = chosen.sites.iter().map(|(_, counts, _)| counts.live).sum();
         assert_eq!(live + chosen.other.live, process.user, "no goroutine is lost");
         book.end();
         births
