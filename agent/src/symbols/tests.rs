@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 use super::{Dwarf, Frame, MAX_DWARF_BYTES, SymbolSource, Symbolizer};
 use crate::{
@@ -46,8 +46,15 @@ fn difference(binary: &Binary, pc: u64, dwarf: &[Frame], table: &[Frame]) -> &'s
         "made by the compiler: other lines, often none in DWARF"
     } else if dwarf.is_empty() && table.iter().all(|frame| frame.file == "?") {
         "marker of the linker: not in DWARF"
-    } else if function.is_some_and(|function| is_no_op(binary, &function, pc)) && same_but_for_place(dwarf, table) {
-        "no-op (marks an inlined call, or keeps a branch off a boundary): each gives it to another neighbour's line"
+    } else if same_but_for_place(dwarf, table) {
+        // Of what a goroutine's stack leads to only the instruction that runs is no call.
+        match function.and_then(|function| instruction_at(binary, &function, pc)) {
+            Some(code) if code.mnemonic() == Mnemonic::Nop => "no-op: each gives it to another neighbour's line",
+            Some(code) if !matches!(code.flow_control(), FlowControl::Call | FlowControl::IndirectCall) => {
+                "no call, without a position of its own: each gives it to another neighbour's line"
+            }
+            _ => UNEXPLAINED,
+        }
     } else {
         UNEXPLAINED
     }
@@ -62,11 +69,11 @@ fn same_but_for_place(dwarf: &[Frame], table: &[Frame]) -> bool {
     dwarf == table
 }
 
-/// Whether the instruction that `pc` is in does nothing.
-fn is_no_op(binary: &Binary, function: &Function, pc: u64) -> bool {
+/// The instruction that `pc` is in.
+fn instruction_at(binary: &Binary, function: &Function, pc: u64) -> Option<Instruction> {
     let code = binary.image().read_up_to(function.entry.0, (function.end.0 - function.entry.0) as usize).expect("code");
     let mut decoder = Decoder::with_ip(64, &code, function.entry.0, DecoderOptions::NONE).into_iter();
-    decoder.find(|code| pc < code.next_ip()).is_some_and(|code| code.mnemonic() == Mnemonic::Nop)
+    decoder.find(|code| pc < code.next_ip())
 }
 
 const UNEXPLAINED: &str = "unexplained";
