@@ -40,7 +40,7 @@ fn generated(frames: &[Frame]) -> bool {
 }
 
 /// What the two may differ in, by the reason.
-fn difference(binary: &Binary, pc: u64, dwarf: &[Frame], table: &[Frame]) -> &'static str {
+fn difference(binary: &Binary, pc: u64, dwarf: &[Frame], table: &[Frame], first: Option<&Frame>) -> &'static str {
     let function = binary.function_at(VirtAddr(pc)).expect("readable");
     if function.as_ref().is_some_and(|function| function.wrapper) || generated(table) {
         "made by the compiler: other lines, often none in DWARF"
@@ -55,9 +55,18 @@ fn difference(binary: &Binary, pc: u64, dwarf: &[Frame], table: &[Frame]) -> &'s
             }
             _ => UNEXPLAINED,
         }
+    } else if same_functions(dwarf, table)
+        && table.len() > 1
+        && first.zip(table.last()).is_some_and(|(first, outer)| (&first.file, first.line) == (&outer.file, outer.line))
+    {
+        "inlined call without a place: gopclntab, and so the runtime, gives the function's first line (DWARF is right)"
     } else {
         UNEXPLAINED
     }
+}
+
+fn same_functions(dwarf: &[Frame], table: &[Frame]) -> bool {
+    dwarf.iter().map(|frame| &frame.function).eq(table.iter().map(|frame| &frame.function))
 }
 
 /// Whether the innermost frame's file and line are all they differ in.
@@ -102,7 +111,10 @@ impl Comparison {
             self.inlined_pcs += u64::from(inlined > 0);
             self.inlined_frames += inlined;
             if by_dwarf != by_table {
-                let reason = difference(binary, pc, &by_dwarf, &by_table);
+                let entry = binary.function_at(VirtAddr(pc)).expect("readable").map(|function| function.entry);
+                let first = entry.map(|entry| table.frames(VirtAddr(entry.0 + 1)).expect("readable"));
+                let first = first.as_ref().and_then(|frames| frames.last());
+                let reason = difference(binary, pc, &by_dwarf, &by_table, first);
                 let (count, examples) = self.differences.entry(reason).or_default();
                 *count += 1;
                 if examples.len() < EXAMPLES {
