@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 use super::{Dwarf, Frame, MAX_DWARF_BYTES, SymbolSource, Symbolizer};
 use crate::{
@@ -40,17 +40,33 @@ fn generated(frames: &[Frame]) -> bool {
 }
 
 /// What the two may differ in, by the reason.
-fn difference(binary: &Binary, pc: u64, dwarf: &[Frame], table: &[Frame]) -> &'static str {
+fn difference(binary: &Binary, pc: u64, dwarf: &[Frame], table: &[Frame], first: Option<&Frame>) -> &'static str {
     let function = binary.function_at(VirtAddr(pc)).expect("readable");
     if function.as_ref().is_some_and(|function| function.wrapper) || generated(table) {
         "made by the compiler: other lines, often none in DWARF"
     } else if dwarf.is_empty() && table.iter().all(|frame| frame.file == "?") {
         "marker of the linker: not in DWARF"
-    } else if function.is_some_and(|function| is_no_op(binary, &function, pc)) && same_but_for_place(dwarf, table) {
-        "no-op (marks an inlined call, or keeps a branch off a boundary): each gives it to another neighbour's line"
+    } else if same_but_for_place(dwarf, table) {
+        // Of what a goroutine's stack leads to only the instruction that runs is no call.
+        match function.and_then(|function| instruction_at(binary, &function, pc)) {
+            Some(code) if code.mnemonic() == Mnemonic::Nop => "no-op: each gives it to another neighbour's line",
+            Some(code) if !matches!(code.flow_control(), FlowControl::Call | FlowControl::IndirectCall) => {
+                "no call, without a position of its own: each gives it to another neighbour's line"
+            }
+            _ => UNEXPLAINED,
+        }
+    } else if same_functions(dwarf, table)
+        && table.len() > 1
+        && first.zip(table.last()).is_some_and(|(first, outer)| (&first.file, first.line) == (&outer.file, outer.line))
+    {
+        "inlined call without a place: gopclntab, and so the runtime, gives the function's first line (DWARF is right)"
     } else {
         UNEXPLAINED
     }
+}
+
+fn same_functions(dwarf: &[Frame], table: &[Frame]) -> bool {
+    dwarf.iter().map(|frame| &frame.function).eq(table.iter().map(|frame| &frame.function))
 }
 
 /// Whether the innermost frame's file and line are all they differ in.
@@ -62,11 +78,11 @@ fn same_but_for_place(dwarf: &[Frame], table: &[Frame]) -> bool {
     dwarf == table
 }
 
-/// Whether the instruction that `pc` is in does nothing.
-fn is_no_op(binary: &Binary, function: &Function, pc: u64) -> bool {
+/// The instruction that `pc` is in.
+fn instruction_at(binary: &Binary, function: &Function, pc: u64) -> Option<Instruction> {
     let code = binary.image().read_up_to(function.entry.0, (function.end.0 - function.entry.0) as usize).expect("code");
     let mut decoder = Decoder::with_ip(64, &code, function.entry.0, DecoderOptions::NONE).into_iter();
-    decoder.find(|code| pc < code.next_ip()).is_some_and(|code| code.mnemonic() == Mnemonic::Nop)
+    decoder.find(|code| pc < code.next_ip())
 }
 
 const UNEXPLAINED: &str = "unexplained";
@@ -95,7 +111,10 @@ impl Comparison {
             self.inlined_pcs += u64::from(inlined > 0);
             self.inlined_frames += inlined;
             if by_dwarf != by_table {
-                let reason = difference(binary, pc, &by_dwarf, &by_table);
+                let entry = binary.function_at(VirtAddr(pc)).expect("readable").map(|function| function.entry);
+                let first = entry.map(|entry| table.frames(VirtAddr(entry.0 + 1)).expect("readable"));
+                let first = first.as_ref().and_then(|frames| frames.last());
+                let reason = difference(binary, pc, &by_dwarf, &by_table, first);
                 let (count, examples) = self.differences.entry(reason).or_default();
                 *count += 1;
                 if examples.len() < EXAMPLES {
