@@ -19,6 +19,7 @@ mod layouts;
 mod lint;
 mod matrix;
 mod paths;
+mod proof;
 mod rust;
 mod schemathesis;
 mod setup;

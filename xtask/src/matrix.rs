@@ -2,34 +2,11 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::{
-    agent::{self, Profile, Workspace, hush},
-    apt::Privilege,
-    ebpf, go,
-    paths::Paths,
-    setup,
-    step::openly,
-};
+use crate::{go, paths::Paths, proof};
 
 pub(crate) fn run(paths: &Paths, args: &[String]) -> Result<ExitCode> {
-    if Privilege::find() != Privilege::Root {
-        bail!("the matrix attaches probes: run it as root");
-    }
-    let toolchain = setup::build(paths)?;
     go::ensure_c_compiler(paths)?;
-    let releases = go::MATRIX.iter().map(|release| Ok((release.variable(), release.ensure(paths)?)));
-    let releases = releases.collect::<Result<Vec<_>>>()?;
-    let object = ebpf::build(paths, &toolchain)?;
-    let binary = agent::build(paths, &object, Profile::Release)?;
-    let mut command = Workspace::new(paths, &object)?.compiling("run");
-    hush(&mut command)
-        .args(["--package", "parkranger-tests", "--bin", "matrix", "--"])
-        .args(args)
-        .env("PARKRANGER_BIN", &binary)
-        .env("PARKRANGER_FIXTURES", paths.fixtures())
-        .envs(releases);
-    openly(&mut command, "the matrix is not all exact")?;
-    Ok(ExitCode::SUCCESS)
+    proof::run(paths, "matrix", &go::MATRIX, args, "the matrix is not all exact")
 }

@@ -210,6 +210,10 @@ impl Watch {
             Step::Goes(open) => self.windows.open = Some(*open),
             Step::Done => {
                 self.close()?;
+                // Births, exits and census agree by this layout: nobody needs to be asked again.
+                if let Some((_, _, binary)) = self.processes().find(|(other, ..)| *other == id) {
+                    binary.set_proved();
+                }
                 let next = Due { at: Instant::now() + self.config.audit_every, ..Due::now() };
                 self.windows.due.insert(id, Due { settled_cpu_ns: cpu_time_ns(id.tgid()), ..next });
             }
