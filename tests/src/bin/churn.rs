@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use parkranger::host::Proc;
 use parkranger_tests::{
     daemon::Daemon,
     go::{Fixture, Program, Toolchain, Variant},
@@ -37,8 +38,7 @@ fn main() -> Result<ExitCode> {
     let keep = format!("{}s", KEPT.as_secs());
     let daemon = Daemon::start_with(&folder.path().join("*"), &["--budget", "off", "--keep-ended", &keep])?;
     // One of each stays: the binaries are known.
-    let mut residents: Vec<Child> =
-        binaries.iter().map(|path| start(path, u32::MAX).map(|(child, _)| child)).collect::<Result<_>>()?;
+    let mut residents: Vec<Child> = binaries.iter().map(|path| start(path, u32::MAX)).collect::<Result<_>>()?;
     for resident in &residents {
         daemon.wait_until(resident.id(), "watched", |process| process["baseline"] == true)?;
     }
@@ -73,20 +73,21 @@ fn binaries(folder: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-fn start(path: &Path, milliseconds: u32) -> Result<(Child, u32)> {
-    let child = Command::new(path)
+fn start(path: &Path, milliseconds: u32) -> Result<Child> {
+    Command::new(path)
         .args(["churn", &milliseconds.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .with_context(|| path.display().to_string())?;
-    let pid = child.id();
-    Ok((child, pid))
+        .with_context(|| path.display().to_string())
 }
+
+/// A pid with the time its process was started: thousands of processes later it is another's.
+type Life = (u32, u64);
 
 /// A process that has ended.
 struct Ended {
-    pid: u32,
+    life: Life,
     lived: Duration,
     /// Whether it was killed; then nobody knows what it did.
     killed: bool,
@@ -105,7 +106,7 @@ struct Said {
 
 struct Run {
     ended: Vec<Ended>,
-    said: HashMap<u32, Said>,
+    said: HashMap<Life, Said>,
     /// The agent's memory, after a quarter and at the end, and the most.
     resident: (u64, u64, u64),
     /// Its CPU time, as a part of one CPU.
@@ -116,7 +117,7 @@ struct Run {
 fn churn(daemon: &Daemon, binaries: &[PathBuf], time: Duration) -> Result<Run> {
     let (sender, receiver) = channel();
     let mut random = Random(1);
-    let mut said: HashMap<u32, Said> = HashMap::new();
+    let mut said: HashMap<Life, Said> = HashMap::new();
     let (mut quarter, mut most, mut most_at_once, mut started) = (None, 0, 0, 0u32);
     let (began, cpu) = (Instant::now(), daemon.cpu_seconds()?);
     let mut next_poll = began + POLL;
@@ -148,7 +149,9 @@ fn churn(daemon: &Daemon, binaries: &[PathBuf], time: Duration) -> Result<Run> {
 
 /// Starts a process, and a thread that waits for its end.
 fn follow(path: &Path, lifetime: u32, killed_after: Option<u32>, sender: &Sender<Ended>) -> Result<()> {
-    let (mut child, pid) = start(path, lifetime)?;
+    let mut child = start(path, lifetime)?;
+    let identity = Proc::default().identity(child.id())?;
+    let life = (identity.pid, identity.start_time);
     let (began, sender) = (Instant::now(), sender.clone());
     thread::spawn(move || {
         if let Some(after) = killed_after {
@@ -159,7 +162,7 @@ fn follow(path: &Path, lifetime: u32, killed_after: Option<u32>, sender: &Sender
         let Ok(output) = child.wait_with_output() else { return };
         let births = String::from_utf8_lossy(&output.stdout).trim().parse().ok();
         let killed = killed_after.is_some();
-        let ended = Ended { pid, lived: began.elapsed(), killed, well: killed || output.status.success(), births };
+        let ended = Ended { life, lived: began.elapsed(), killed, well: killed || output.status.success(), births };
         // The receiver waits for all.
         let _ = sender.send(ended);
     });
@@ -167,12 +170,13 @@ fn follow(path: &Path, lifetime: u32, killed_after: Option<u32>, sender: &Sender
 }
 
 /// Asks who is there, and of each who has ended what it did. How many there are.
-fn poll(daemon: &Daemon, said: &mut HashMap<u32, Said>) -> Result<usize> {
+fn poll(daemon: &Daemon, said: &mut HashMap<Life, Said>) -> Result<usize> {
     let all = daemon.ok("/api/v1/processes")?.json()?;
     let processes = all["processes"].as_array().context("processes")?;
     for process in processes {
         let pid = u32::try_from(process["pid"].as_u64().context("pid")?)?;
-        let said = said.entry(pid).or_default();
+        let started = process["start_time"].as_u64().context("start_time")?;
+        let said = said.entry((pid, started)).or_default();
         if process["ended"] == true && said.births.is_none() {
             let sites = daemon.ok(&format!("/api/v1/processes/{pid}/sites?site=main.churn"))?.json()?;
             let sites = sites["sites"].as_array().context("sites")?;
@@ -182,7 +186,7 @@ fn poll(daemon: &Daemon, said: &mut HashMap<u32, Said>) -> Result<usize> {
     Ok(processes.iter().filter(|process| process["ended"] == false).count())
 }
 
-fn wait_for_all(daemon: &Daemon, ended: &Receiver<Ended>, said: &mut HashMap<u32, Said>) -> Result<Vec<Ended>> {
+fn wait_for_all(daemon: &Daemon, ended: &Receiver<Ended>, said: &mut HashMap<Life, Said>) -> Result<Vec<Ended>> {
     let mut all: Vec<Ended> = Vec::new();
     loop {
         poll(daemon, said)?;
@@ -203,20 +207,20 @@ fn wait_for_all(daemon: &Daemon, ended: &Receiver<Ended>, said: &mut HashMap<u32
 
 fn report(run: &Run, leftover: usize, losses: &serde_json::Value) -> Result<ExitCode> {
     let long = |ended: &&Ended| ended.lived > SEEN_AFTER;
-    let seen = |ended: &&Ended| run.said.contains_key(&ended.pid);
+    let seen = |ended: &&Ended| run.said.contains_key(&ended.life);
     let total = run.ended.len();
     let missed = run.ended.iter().filter(long).filter(|ended| !seen(ended)).count();
     let short = run.ended.iter().filter(|ended| !long(ended)).count();
     let short_seen = run.ended.iter().filter(|ended| !long(ended)).filter(seen).count();
     let broken = run.ended.iter().filter(|ended| !ended.well).count();
-    let mut wrong: BTreeMap<u32, (u64, Option<u64>)> = BTreeMap::new();
+    let mut wrong: BTreeMap<Life, (u64, Option<u64>)> = BTreeMap::new();
     let (mut compared, mut births) = (0, 0);
     for ended in run.ended.iter().filter(|ended| !ended.killed) {
-        let (Some(own), Some(said)) = (ended.births, run.said.get(&ended.pid)) else { continue };
+        let (Some(own), Some(said)) = (ended.births, run.said.get(&ended.life)) else { continue };
         compared += 1;
         births += own;
         if said.births != Some(own) {
-            wrong.insert(ended.pid, (own, said.births));
+            wrong.insert(ended.life, (own, said.births));
         }
     }
     let (quarter, end, most) = run.resident;
@@ -234,7 +238,7 @@ fn report(run: &Run, leftover: usize, losses: &serde_json::Value) -> Result<Exit
     println!("losses                              {losses}");
     println!("agent memory, quarter, end, most    {:.1} {:.1} {:.1} MiB", mib(quarter), mib(end), mib(most));
     println!("agent CPU                           {:.1} % of one", run.cpu * 100.0);
-    for (pid, (own, said)) in wrong.iter().take(10) {
+    for ((pid, _), (own, said)) in wrong.iter().take(10) {
         println!("  process {pid}: {own} births, the agent says {said:?}");
     }
     let nothing_lost = losses.as_object().is_some_and(serde_json::Map::is_empty);
