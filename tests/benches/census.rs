@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use parkranger::census::Detail;
-use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report};
+use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report, toolchain};
 use parkranger_tests::crowd::{Crowd, OwnProfile};
-use parkranger_tests::go::{self, Toolchain};
+use parkranger_tests::go;
 use parkranger_tests::skip;
 use parkranger_tests::subject::Subject;
 use serde::Deserialize;
@@ -31,17 +31,7 @@ fn census(subject: &Subject, stacks: bool) -> Result<usize> {
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
-    if let Err(missing) = skip::root() {
-        skip::skip("bench census", &missing);
-        return Ok(());
-    }
-    let go = match Toolchain::find(options.go) {
-        Ok(go) => go,
-        Err(missing) => {
-            skip::skip("bench census", &missing);
-            return Ok(());
-        }
-    };
+    let Some(go) = toolchain("census", skip::root, &options) else { return Ok(()) };
     let n = if options.quick { 20_000 } else { 1_000_000 };
     let program = go.build(go::Program::Crowd, go::Variant::Plain)?.path;
     let mut crowd = Crowd::start(&program)?;

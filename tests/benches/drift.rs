@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use parkranger_tests::agent::{Process, Top};
-use parkranger_tests::bench::Options;
+use parkranger_tests::bench::{Options, toolchain};
 use parkranger_tests::crowd::Crowd;
-use parkranger_tests::go::{Program, Toolchain, Variant};
+use parkranger_tests::go::{Program, Variant};
 use parkranger_tests::skip;
 
 const LONG: Duration = Duration::from_secs(600);
@@ -19,14 +19,7 @@ const AUDIT_EVERY: &str = "500ms";
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
-    let go = skip::agent().and_then(|()| Toolchain::find(options.go));
-    let go = match go {
-        Ok(go) => go,
-        Err(missing) => {
-            skip::skip("bench drift", &missing);
-            return Ok(());
-        }
-    };
+    let Some(go) = toolchain("drift", skip::agent, &options) else { return Ok(()) };
     let length = if options.quick { QUICK } else { LONG };
     let mut crowd = Crowd::start(&go.build(Program::Crowd, Variant::Stripped)?.path)?;
     crowd.gather()?;

@@ -6,8 +6,8 @@
 use anyhow::{Result, ensure};
 use parkranger_tests::bench::own::{self, Own, Program};
 use parkranger_tests::bench::variants::{Bpftrace, Event, Traced, Untraced, Variant};
-use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report};
-use parkranger_tests::go::{self, Toolchain};
+use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report, toolchain};
+use parkranger_tests::go;
 use parkranger_tests::skip;
 use parkranger_tests::target::Target;
 use serde::Deserialize;
@@ -17,18 +17,7 @@ const BASES: [&str; 2] = [own::EMPTY, "bpftrace count() at entry"];
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
-    // Cargo also runs benchmarks from `cargo test --benches`, perhaps where they cannot run.
-    if let Err(missing) = skip::perf_uprobes() {
-        skip::skip("bench event_cost", &missing);
-        return Ok(());
-    }
-    let go = match Toolchain::find(options.go) {
-        Ok(go) => go,
-        Err(missing) => {
-            skip::skip("bench event_cost", &missing);
-            return Ok(());
-        }
-    };
+    let Some(go) = toolchain("event_cost", skip::perf_uprobes, &options) else { return Ok(()) };
     let (_directory, path) = go.build(go::Program::Bench, go::Variant::Plain)?.private_copy()?;
     let mut comparisons = Vec::new();
     for event in Event::ALL {

@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report};
+use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report, toolchain};
 use parkranger_tests::daemon::Daemon;
-use parkranger_tests::go::{Program, Toolchain, Variant};
+use parkranger_tests::go::{Program, Variant};
 use parkranger_tests::skip;
 
 const PROCESSES: [usize; 2] = [1, 100];
@@ -18,17 +18,7 @@ const BINARIES: usize = 20;
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
-    if let Err(missing) = skip::agent() {
-        skip::skip("bench idle", &missing);
-        return Ok(());
-    }
-    let go = match Toolchain::find(options.go) {
-        Ok(go) => go,
-        Err(missing) => {
-            skip::skip("bench idle", &missing);
-            return Ok(());
-        }
-    };
+    let Some(go) = toolchain("idle", skip::agent, &options) else { return Ok(()) };
     let program = go.build(Program::Served, Variant::Plain)?;
     let mut memory = vec![Vec::new(); PROCESSES.len()];
     let cpu = interleave(options.rounds.min(3), PROCESSES.len(), |_, variant| {

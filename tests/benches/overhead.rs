@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use parkranger_tests::agent::Top;
 use parkranger_tests::bench::variants::{Bpftrace, Event, Traced, Variant as _};
-use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report};
-use parkranger_tests::go::{Program, Toolchain, Variant};
+use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report, toolchain};
+use parkranger_tests::go::{Program, Variant};
 use parkranger_tests::skip;
 use parkranger_tests::target::Target;
 use serde::Deserialize;
@@ -24,17 +24,7 @@ const CLIENTS: u32 = 16;
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
-    if let Err(missing) = skip::perf_uprobes() {
-        skip::skip("bench overhead", &missing);
-        return Ok(());
-    }
-    let go = match Toolchain::find(options.go) {
-        Ok(go) => go,
-        Err(missing) => {
-            skip::skip("bench overhead", &missing);
-            return Ok(());
-        }
-    };
+    let Some(go) = toolchain("overhead", skip::perf_uprobes, &options) else { return Ok(()) };
     let mut tools = vec![UNTRACED, PARKRANGER];
     if Bpftrace::is_available() {
         tools.push(BPFTRACE);

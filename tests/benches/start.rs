@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use parkranger_tests::agent;
 use parkranger_tests::bench::variants::Bpftrace;
-use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report, vast};
+use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report, toolchain, vast};
 use parkranger_tests::go::{Toolchain, Variant};
 use parkranger_tests::skip;
 use parkranger_tests::target::Target;
@@ -28,17 +28,7 @@ const LEAST_BYTES: u64 = 100_000_000;
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
-    if let Err(missing) = skip::agent() {
-        skip::skip("bench start", &missing);
-        return Ok(());
-    }
-    let go = match Toolchain::find(options.go) {
-        Ok(go) => go,
-        Err(missing) => {
-            skip::skip("bench start", &missing);
-            return Ok(());
-        }
-    };
+    let Some(go) = toolchain("start", skip::agent, &options) else { return Ok(()) };
     let sources = vast::sources(if options.quick { 4 } else { vast::PACKAGES });
     let whole = go.build_sources("vast", &sources, Variant::Plain)?.path;
     let stripped = go.build_sources("vast", &sources, Variant::Stripped)?.path;

@@ -161,14 +161,24 @@ impl Toolchain {
     /// When the build fails: with the compiler's words.
     pub fn build(&self, program: Program, variant: Variant) -> Result<Fixture> {
         let fixtures = fixtures()?;
-        let path = self.path_of(&fixtures, program, variant)?;
-        if path.exists() {
-            return Ok(Fixture { path });
+        let directory = program.directory();
+        let mut sources = Vec::new();
+        for directory in [directory.clone(), programs().join("talk")] {
+            for source in self::sources(&directory)? {
+                sources.push((source.file_name().map(ToOwned::to_owned), fs::read(&source)?));
+            }
         }
-        // One build at a time, in this process and in others: builds use every core there is anyway.
-        let lock = File::create(fixtures.join("lock"))?;
-        lock.lock()?;
-        self.build_locked(&fixtures, program, variant)
+        let path = self.path_of(&fixtures, &format!("{program:?}"), variant, &(program, sources))?;
+        // What it is profiled with; built first, because there is one build at a time.
+        let plain = if variant == Variant::Pgo { Some(self.build(program, Variant::Plain)?) } else { None };
+        build_once(&fixtures, path, |_, built| {
+            let mut args = vec!["build", "-o", built.to_str().context("path")?];
+            args.extend(variant.flags());
+            match &plain {
+                Some(plain) => self.build_with_gopark_inlined(&fixtures, program, plain, &args, built),
+                None => self.run_with(&fixtures, &directory, &args, variant.needs_cgo()).map(drop),
+            }
+        })
     }
 
     /// A program that is generated: its files by their paths, `go.mod` among them.
@@ -177,28 +187,27 @@ impl Toolchain {
     /// When the build fails: with the compiler's words.
     pub fn build_sources(&self, name: &str, files: &[(String, String)], variant: Variant) -> Result<Fixture> {
         let fixtures = fixtures()?;
-        let lock = File::create(fixtures.join("lock"))?;
-        lock.lock()?;
-        let version = self.run(&fixtures, Path::new("/"), &["version"])?;
+        let path = self.path_of(&fixtures, name, variant, &files)?;
+        build_once(&fixtures, path, |scratch, built| {
+            for (file, text) in files {
+                let file = scratch.join(file);
+                fs::create_dir_all(file.parent().context("a folder")?)?;
+                fs::write(file, text)?;
+            }
+            // Paths are cut, so that the compiler's work is used again for the next variant.
+            let mut args = vec!["build", "-trimpath", "-o", built.to_str().context("path")?];
+            args.extend(variant.flags());
+            self.run(&fixtures, scratch, &args).map(drop)
+        })
+    }
+
+    /// Where a program is kept, by everything it is made from.
+    fn path_of(&self, fixtures: &Path, name: &str, variant: Variant, made_from: &impl Hash) -> Result<PathBuf> {
+        let version = self.run(fixtures, Path::new("/"), &["version"])?;
         let mut hasher = DefaultHasher::new();
-        (&version, files, variant).hash(&mut hasher);
+        (&version, made_from, variant).hash(&mut hasher);
         let name = format!("{name}-{variant:?}-1.{}-{:016x}", self.minor, hasher.finish()).to_lowercase();
-        let path = fixtures.join(name);
-        if path.exists() {
-            return Ok(Fixture { path });
-        }
-        let scratch = tempfile::tempdir_in(&fixtures)?;
-        for (file, text) in files {
-            let file = scratch.path().join(file);
-            fs::create_dir_all(file.parent().context("a folder")?)?;
-            fs::write(file, text)?;
-        }
-        // In the same folder for every variant, so that the compiler's work is used again.
-        let mut args = vec!["build", "-trimpath", "-o", "program"];
-        args.extend(variant.flags());
-        self.run(&fixtures, scratch.path(), &args)?;
-        fs::rename(scratch.path().join("program"), &path)?;
-        Ok(Fixture { path })
+        Ok(fixtures.join(name))
     }
 
     /// What `go tool` says.
@@ -208,41 +217,6 @@ impl Toolchain {
     pub fn tool(&self, args: &[&str]) -> Result<String> {
         let args: Vec<&str> = std::iter::once("tool").chain(args.iter().copied()).collect();
         self.run(&fixtures()?, Path::new("/"), &args)
-    }
-
-    /// Where the program is kept, by everything it is made from.
-    fn path_of(&self, fixtures: &Path, program: Program, variant: Variant) -> Result<PathBuf> {
-        let version = self.run(fixtures, &program.directory(), &["version"])?;
-        let mut hasher = DefaultHasher::new();
-        (&version, program, variant).hash(&mut hasher);
-        for directory in [program.directory(), programs().join("talk")] {
-            for source in sources(&directory)? {
-                (source.file_name(), fs::read(&source)?).hash(&mut hasher);
-            }
-        }
-        let name = format!("{program:?}-{variant:?}-1.{}-{:016x}", self.minor, hasher.finish()).to_lowercase();
-        Ok(fixtures.join(name))
-    }
-
-    fn build_locked(&self, fixtures: &Path, program: Program, variant: Variant) -> Result<Fixture> {
-        let path = self.path_of(fixtures, program, variant)?;
-        // Somebody else may have built it meanwhile.
-        if path.exists() {
-            return Ok(Fixture { path });
-        }
-        let scratch = tempfile::tempdir_in(fixtures)?;
-        let built = scratch.path().join("program");
-        let output = built.to_str().context("path")?;
-        let mut args = vec!["build", "-o", output];
-        args.extend(variant.flags());
-        if variant == Variant::Pgo {
-            let plain = self.build_locked(fixtures, program, Variant::Plain)?;
-            self.build_with_gopark_inlined(fixtures, program, &plain, &args, &built)?;
-        } else {
-            self.run_with(fixtures, &program.directory(), &args, variant.needs_cgo())?;
-        }
-        fs::rename(&built, &path)?;
-        Ok(Fixture { path })
     }
 
     /// What is hot in a profile is a matter of samples, and on a busy machine there are few: a longer one then does.
@@ -314,6 +288,25 @@ fn fixtures() -> Result<PathBuf> {
 /// Where the sources are; `talk` is what they share.
 fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
+}
+
+/// Has `build` make a program from a folder of its own, unless there is one; it is told the folder, and where the
+/// program is to be.
+fn build_once(fixtures: &Path, path: PathBuf, build: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<Fixture> {
+    if path.exists() {
+        return Ok(Fixture { path });
+    }
+    // One build at a time, in this process and in others: builds use every core there is anyway.
+    let lock = File::create(fixtures.join("lock"))?;
+    lock.lock()?;
+    // Somebody else may have built it meanwhile.
+    if !path.exists() {
+        let scratch = tempfile::tempdir_in(fixtures)?;
+        let built = scratch.path().join("program");
+        build(scratch.path(), &built)?;
+        fs::rename(&built, &path)?;
+    }
+    Ok(Fixture { path })
 }
 
 fn sources(directory: &Path) -> Result<Vec<PathBuf>> {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     address::RuntimeAddr,
-    host::{Batch, Memory, Threads},
+    host::{Batch, Memory, Threads, monotonic_ns},
     runtime::waiting::SudogLayout,
 };
 
@@ -353,9 +353,4 @@ impl<M: Memory> Walk<'_, M> {
         waits::follow(self.memory, self.sudog, &mut asked, &mut self.extra, &mut self.link_budget)?;
         Ok(asked)
     }
-}
-
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

@@ -1,14 +1,35 @@
-//! The monotonic clock of a process: a time namespace shifts it (`time_namespaces(7)`, Linux 5.6).
+//! Clocks: the agent's own, and how a process's monotonic clock stands to it, which a time namespace shifts
+//! (`time_namespaces(7)`, Linux 5.6).
 
 use std::{
     fs::{self, File},
     io::Read as _,
 };
 
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
 use super::Proc;
 
 const MAX_OFFSETS_BYTES: u64 = 4 << 10;
 const NS_PER_S: i64 = 1_000_000_000;
+
+/// CLOCK_MONOTONIC of the agent, in ns: the clock of the kernel's records and of Go's runtime.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    ns(clock_gettime(ClockId::Monotonic))
+}
+
+/// The time `ago_ns` ago in clock ticks since boot, as /proc/PID/stat has it. A tick is 10 ms (see
+/// [`super::Identity`]).
+#[must_use]
+pub fn ticks_since_boot(ago_ns: u64) -> u64 {
+    const TICK_NS: u64 = 10_000_000;
+    ns(clock_gettime(ClockId::Boottime)).saturating_sub(ago_ns) / TICK_NS
+}
+
+fn ns(time: Timespec) -> u64 {
+    u64::try_from(time.tv_sec).unwrap_or(0) * NS_PER_S.unsigned_abs() + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
 
 impl Proc {
     /// By how many nanoseconds the monotonic clock of `pid` is ahead of the agent's own. `None` where it cannot be told.

@@ -18,13 +18,6 @@ pub fn thread_cpu_time_ns() -> u64 {
     read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
 }
 
-/// The time `ago_ns` ago in clock ticks since boot, as /proc/PID/stat has it. A tick is 10 ms (see
-/// [`super::Identity`]).
-#[must_use]
-pub fn ticks_since_boot(ago_ns: u64) -> u64 {
-    read(libc::CLOCK_BOOTTIME).unwrap_or(0).saturating_sub(ago_ns) / 10_000_000
-}
-
 fn read(clock: libc::clockid_t) -> Option<u64> {
     let mut time = MaybeUninit::<libc::timespec>::uninit();
     #[allow(unsafe_code, reason = "no library offers the clock of another process")]

@@ -6,7 +6,7 @@
 //! - [`mapping`]: the code in its memory,
 //! - [`memory`]: what is in a process's memory, read while it runs,
 //! - `cpu_time`: the CPU time of a process, and the agent's own,
-//! - `clock`: how its monotonic clock stands to ours,
+//! - `clock`: our clocks, and how its monotonic clock stands to ours,
 //! - `threads`: what its threads do right now,
 //! - [`cgroup`]: its container or unit, and its limits,
 //! - [`environment`]: what its Go runtime was told at the start.
@@ -27,7 +27,8 @@ mod threads;
 
 pub use batch::Batch;
 pub use cgroup::{Cgroup, Limits, Place};
-pub use cpu_time::{cpu_time_ns, thread_cpu_time_ns, ticks_since_boot};
+pub use clock::{monotonic_ns, ticks_since_boot};
+pub use cpu_time::{cpu_time_ns, thread_cpu_time_ns};
 pub use debug_file::DebugFolder;
 pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};

@@ -11,11 +11,10 @@ use std::{
 
 use parkranger_common::probe::{GOffsets, MAX_BINARIES, ProbeWord};
 
-use super::stacks::StackBytes;
 use crate::{
     address::VirtAddr,
     binary::{Architecture, Binary, BinaryError, may_hold_go},
-    host::{DebugFolder, FileId, FileSource, FileVersion, HostError, Identity, MappedFile, Mapping},
+    host::{DebugFolder, FileId, FileSource, FileVersion, HostError, MappedFile, Mapping},
     kernel::attach::Probe,
     plan::{GoroutineSource, Plan},
     runtime::{Layout, WaitReasons},
@@ -78,8 +77,6 @@ pub struct Watchable {
     proved: AtomicBool,
     symbolizer: Symbolizer,
     names: Mutex<HashMap<(VirtAddr, VirtAddr), SiteNames>>,
-    /// Of each of its processes, as the last census found them.
-    stacks: Mutex<HashMap<Identity, Arc<StackBytes>>>,
 }
 
 /// A site in words.
@@ -99,20 +96,6 @@ impl Watchable {
 
     pub(super) fn set_proved(&self) {
         self.proved.store(true, Ordering::Relaxed);
-    }
-
-    /// Memory of a process's stacks; `None` before its first census.
-    pub(super) fn stacks(&self, process: Identity) -> Option<Arc<StackBytes>> {
-        self.stacks.lock().unwrap_or_else(PoisonError::into_inner).get(&process).cloned()
-    }
-
-    pub(super) fn set_stacks(&self, process: Identity, stacks: StackBytes) {
-        self.stacks.lock().unwrap_or_else(PoisonError::into_inner).insert(process, Arc::new(stacks));
-    }
-
-    /// To be called when a process is gone.
-    pub(super) fn forget_stacks(&self, process: Identity) {
-        self.stacks.lock().unwrap_or_else(PoisonError::into_inner).remove(&process);
     }
 
     /// The names of a site, from the cache or worked out.
@@ -285,6 +268,5 @@ fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolS
         proved: AtomicBool::new(false),
         symbolizer,
         names: Mutex::default(),
-        stacks: Mutex::default(),
     })
 }

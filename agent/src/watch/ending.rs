@@ -91,8 +91,7 @@ impl Watch {
             }
             if let Some(mut probes) = self.probes.remove(&file) {
                 info!("{}: nobody runs it any more", probes.name);
-                probes.take_parks_off(&mut self.kernel);
-                probes.take_lives_off(&mut self.kernel);
+                probes.take_off(&mut self.kernel);
             }
             self.governing.governor.forget_binary(file);
             self.binaries.forget(file);

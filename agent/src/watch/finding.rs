@@ -15,14 +15,14 @@ use parkranger_common::{
 use tracing::{debug, info};
 
 use super::{
-    Found, Refusal, Target, Watch, WatchError, Watchable, Watched, monotonic_ns,
+    Found, Refusal, Target, Watch, WatchError, Watchable, Watched,
     probes::{Probes, Sample},
     runtimes::{self, Age},
 };
 use crate::{
     address::{Bias, RuntimeAddr},
     governor::Fidelity,
-    host::{FileId, HostError, Identity, ticks_since_boot},
+    host::{FileId, HostError, Identity, monotonic_ns, ticks_since_boot},
 };
 
 /// A Go process that cannot be watched.
@@ -188,16 +188,11 @@ impl Watch {
         });
         let mut probes = Probes::new(binary, name, adopt);
         let fidelity = self.governing.governor.fidelity(file);
-        let placed = match fidelity {
-            Fidelity::Census => Ok(()),
-            Fidelity::Lifecycle | Fidelity::Sampled => probes.place_lives(&mut self.kernel),
-            Fidelity::Full => probes.place_lives(&mut self.kernel).and_then(|()| probes.place_parks(&mut self.kernel)),
-        };
         if fidelity == Fidelity::Sampled {
             probes.sample = Sample::At(Instant::now());
         }
-        if let Err(error) = placed {
-            probes.take_lives_off(&mut self.kernel);
+        if let Err(error) = probes.place(fidelity, &mut self.kernel) {
+            probes.take_off(&mut self.kernel);
             return self.refuse_all(file, &Refusal::Attach(error.to_string()));
         }
         info!("probes attached to {}, for {fidelity}", probes.name);

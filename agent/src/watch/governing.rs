@@ -11,10 +11,10 @@ use std::{
 use parkranger_common::counts::{ProcessId, SiteCounts, Unattributed};
 use tracing::{info, warn};
 
-use super::{Watch, WatchError, monotonic_ns, probes::Sample};
+use super::{Watch, WatchError, probes::Sample};
 use crate::{
     governor::{Budget, Fidelity, Governed, Governor, Hits, Reading, SAMPLE, Step},
-    host::{FileId, Proc, cpu_time_ns},
+    host::{FileId, Proc, cpu_time_ns, monotonic_ns},
     kernel::{Counters, Kernel, calibrate::Calibration},
 };
 
@@ -168,20 +168,7 @@ impl Watch {
             (Fidelity::Sampled, _) => Sample::At(now),
             _ => Sample::Never,
         };
-        let placed = match step.to {
-            Fidelity::Full => probes.place_lives(&mut self.kernel).and_then(|()| probes.place_parks(&mut self.kernel)),
-            Fidelity::Sampled => probes.place_lives(&mut self.kernel),
-            Fidelity::Lifecycle => {
-                probes.take_parks_off(&mut self.kernel);
-                probes.place_lives(&mut self.kernel)
-            }
-            Fidelity::Census => {
-                probes.take_parks_off(&mut self.kernel);
-                probes.take_lives_off(&mut self.kernel);
-                Ok(())
-            }
-        };
-        if let Err(why) = placed {
+        if let Err(why) = probes.place(step.to, &mut self.kernel) {
             // It was possible once: out of memory, or another uprobe in the way. What is attached is said below.
             warn!("{}: {} stays out of reach: {why}", probes.name, step.to);
         }

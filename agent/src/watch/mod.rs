@@ -57,6 +57,7 @@ use crate::{
 };
 use governing::Governing;
 use probes::Probes;
+use stacks::StackBytes;
 use window::Windows;
 
 /// Why watching cannot begin or go on.
@@ -121,6 +122,8 @@ pub(crate) struct Watched {
     pub(crate) ended: Option<Instant>,
     /// Its last counts are in the ledger for good, and in the kernel no longer.
     closed: bool,
+    /// Memory of its goroutines' stacks, as the last census of a window found it.
+    stacks: Option<StackBytes>,
     /// Its memory cannot be read as it should: no baseline, no audits.
     pub(crate) no_census: bool,
 }
@@ -129,7 +132,17 @@ impl Watched {
     fn new(identity: Identity, found: &Found, bias: Bias) -> Self {
         let library = found.library_path().map(str::to_owned);
         let exe = found.exe.clone();
-        Self { identity, exe, library, file: found.file, bias, ended: None, closed: false, no_census: false }
+        Self {
+            identity,
+            exe,
+            library,
+            file: found.file,
+            bias,
+            ended: None,
+            closed: false,
+            stacks: None,
+            no_census: false,
+        }
     }
 
     /// Whether it has ended, or become another program.
@@ -139,6 +152,7 @@ impl Watched {
 
     fn end(&mut self) {
         self.ended.get_or_insert_with(Instant::now);
+        self.stacks = None;
     }
 }
 
@@ -301,15 +315,9 @@ impl Drop for Watch {
     /// Takes all probes off before the programs go, so that no process is left with one.
     fn drop(&mut self) {
         for probes in self.probes.values_mut() {
-            probes.take_parks_off(&mut self.kernel);
-            probes.take_lives_off(&mut self.kernel);
+            probes.take_off(&mut self.kernel);
         }
         // Dropping waits until they are gone.
         self.probes.clear();
     }
-}
-
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

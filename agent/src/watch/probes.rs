@@ -9,6 +9,7 @@ use parkranger_common::probe::Event;
 
 use super::Watchable;
 use crate::{
+    governor::Fidelity,
     kernel::{Attachment, Kernel, KernelError, Removal, attach::Probe},
     ledger::{Parks, Recording},
 };
@@ -56,12 +57,18 @@ impl Probes {
         Recording { lives: self.lives.is_some(), parks }
     }
 
-    /// Has births and exits counted.
-    pub(super) fn place_lives(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
-        if self.lives.is_none() {
+    /// Places what `fidelity` takes, and takes off what it does not. Parks that are to be sampled are left as they are:
+    /// a probe that is there serves for the first window.
+    pub(super) fn place(&mut self, fidelity: Fidelity, kernel: &mut Kernel) -> Result<(), KernelError> {
+        if fidelity < Fidelity::Sampled {
+            self.take_parks_off(kernel);
+        }
+        if fidelity < Fidelity::Lifecycle {
+            self.take_lives_off(kernel);
+        } else if self.lives.is_none() {
             self.lives = Some(self.attach(kernel, |event| event != Event::Park)?);
         }
-        Ok(())
+        if fidelity == Fidelity::Full { self.place_parks(kernel) } else { Ok(()) }
     }
 
     /// Has parks counted.
@@ -82,8 +89,13 @@ impl Probes {
         kernel.attach(&self.binary.file, &self.name, &probes)
     }
 
-    /// Births and exits are counted no longer.
-    pub(super) fn take_lives_off(&mut self, kernel: &mut Kernel) {
+    /// Takes everything off.
+    pub(super) fn take_off(&mut self, kernel: &mut Kernel) {
+        self.take_parks_off(kernel);
+        self.take_lives_off(kernel);
+    }
+
+    fn take_lives_off(&mut self, kernel: &mut Kernel) {
         self.leaving.extend(self.lives.take().map(|lives| kernel.take_off(lives)));
     }
 

@@ -166,12 +166,8 @@ impl Watch {
             })
             .collect();
         sites.extend(unattributed_row(&ledger));
-        let stacks = if process.has_ended() { None } else { binary.stacks(process.identity) };
-        if process.has_ended() {
-            binary.forget_stacks(process.identity);
-        }
         for site in &mut sites {
-            site.stack_bytes = stacks.as_ref().map(|stacks| stacks.of_site(site.id));
+            site.stack_bytes = process.stacks.as_ref().map(|stacks| stacks.of_site(site.id));
         }
         let baseline = ledger.baseline || ledger.missing.has_all_lives() && sites.iter().any(is_first_goroutine);
         let live_of = |system: bool| sites.iter().filter(|site| site.system == system).map(|site| site.live).sum();
@@ -200,7 +196,7 @@ impl Watch {
                 .map(|loss| (loss.name(), ledger.unattributed.losses[*loss as usize]))
                 .collect(),
             sites,
-            stack_bytes: stacks.map(|stacks| stacks.total),
+            stack_bytes: process.stacks.as_ref().map(|stacks| stacks.total),
         }
     }
 }

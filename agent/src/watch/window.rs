@@ -374,7 +374,11 @@ impl Watch {
     }
 
     fn after_census(&mut self, mut open: OpenWindow) -> Result<Step, WatchError> {
-        match open.worker.as_ref().map_or(Err(TryRecvError::Disconnected), Worker::census) {
+        let mut answer = open.worker.as_ref().map_or(Err(TryRecvError::Disconnected), Worker::census);
+        if let (Ok(Ok(found)), Some(process)) = (&mut answer, self.processes.get_mut(&open.id)) {
+            process.stacks = Some(std::mem::take(&mut found.stacks));
+        }
+        match answer {
             Err(TryRecvError::Empty) if open.since.elapsed() < CENSUS_LIMIT => Ok(Step::Goes(Box::new(open))),
             Err(TryRecvError::Empty) => {
                 let (pid, seconds) = (open.id.tgid(), CENSUS_LIMIT.as_secs());

@@ -33,6 +33,8 @@ pub(super) struct Found {
     pub(super) goroutines: Vec<(u64, Site)>,
     /// Whether no struct was left out.
     pub(super) complete: bool,
+    /// Memory of their stacks.
+    pub(super) stacks: StackBytes,
 }
 
 /// The other end of the thread.
@@ -127,11 +129,11 @@ impl Job {
         let (binary, layout) = (Arc::clone(&self.binary.binary), self.binary.layout.clone());
         let runtime = Runtime::find(memory, binary, self.bias, layout)?;
         let census = runtime.census(memory, Detail::default())?;
-        self.binary.set_stacks(self.identity, StackBytes::of(&census));
         let goroutines = census.goroutines.iter();
         Ok(Found {
             goroutines: goroutines.map(|goroutine| (goroutine.goid, census.origin(goroutine).into())).collect(),
             complete: census.unsettled.is_complete(),
+            stacks: StackBytes::of(&census),
         })
     }
 }

@@ -17,6 +17,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use crate::go::Toolchain;
+use crate::skip::{self, Missing};
+
 /// What a benchmark is asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -54,6 +57,13 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+/// The toolchain to measure with. `None` where the benchmark cannot run here, which is noted: cargo also runs benchmarks
+/// from `cargo test --benches`.
+pub fn toolchain(name: &str, needs: fn() -> Result<(), Missing>, options: &Options) -> Option<Toolchain> {
+    let found = needs().and_then(|()| Toolchain::find(options.go));
+    found.map_err(|missing| skip::skip(&format!("bench {name}"), &missing)).ok()
 }
 
 /// The samples of one variant, one per round.
