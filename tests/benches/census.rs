@@ -20,6 +20,8 @@ const STACKS: &str = "census, full stacks";
 const OWN_1: &str = "own profile, debug=1";
 const OWN_2: &str = "own profile, debug=2";
 const NOTHING: &str = "nothing";
+/// A thread that copies memory of its own: what any other program on the machine does to the process.
+const OTHERS: &str = "another program copies memory";
 
 /// One census, everything that a first one needs included, and how many goroutines it found.
 fn census(subject: &Subject, stacks: bool) -> Result<usize> {
@@ -74,29 +76,40 @@ fn delays(subject: &Subject, crowd: &mut Crowd, n: u64, options: &Options, own_2
     struct Delay {
         worst_ns: u64,
     }
-    let variants = [NOTHING, STATES, STACKS, OWN_1, OWN_2];
-    let values = interleave(options.rounds, variants.len(), |_, variant| match variant {
-        0 => Ok(ms(crowd.ask::<Delay>("latency 2")?.worst_ns)),
-        1 | 2 => {
+    let variants = [NOTHING, OTHERS, STATES, STACKS, OWN_1, OWN_2];
+    let values = interleave(options.rounds, variants.len(), |_, variant| {
+        let mut beside = |what: &(dyn Fn() -> Result<()> + Sync)| {
             let over = AtomicBool::new(false);
             std::thread::scope(|scope| {
-                let reader = scope.spawn(|| {
+                let other = scope.spawn(|| {
                     while !over.load(Ordering::Relaxed) {
-                        census(subject, variant == 2)?;
+                        what()?;
                     }
                     anyhow::Ok(())
                 });
                 let delay = crowd.ask::<Delay>("latency 2");
                 over.store(true, Ordering::Relaxed);
-                reader.join().map_err(|_| anyhow::anyhow!("the census panicked"))??;
+                other.join().map_err(|_| anyhow::anyhow!("the other thread panicked"))??;
                 Ok(ms(delay?.worst_ns))
             })
+        };
+        match variants[variant] {
+            NOTHING => Ok(ms(crowd.ask::<Delay>("latency 2")?.worst_ns)),
+            OTHERS => {
+                let from = vec![1_u8; 32 << 20];
+                beside(&|| {
+                    std::hint::black_box(from.clone());
+                    Ok(())
+                })
+            }
+            STATES => beside(&|| census(subject, false).map(drop)),
+            STACKS => beside(&|| census(subject, true).map(drop)),
+            OWN_1 => Ok(ms(crowd.own_profile(1)?.worst_ns)),
+            _ => Ok(ms(own_2.worst_ns)),
         }
-        3 => Ok(ms(crowd.own_profile(1)?.worst_ns)),
-        _ => Ok(ms(own_2.worst_ns)),
     })?;
     let name = format!("worst delay of a goroutine while {n} are read");
-    Ok(Comparison::new(&name, "ms", &[NOTHING], &samples(&variants, values)))
+    Ok(Comparison::new(&name, "ms", &[NOTHING, OTHERS], &samples(&variants, values)))
 }
 
 fn samples(variants: &[&str], values: Vec<Vec<f64>>) -> Vec<Samples> {

@@ -57,7 +57,10 @@ impl Daemon {
             }
             None => Command::new(agent),
         };
-        command.args(["serve", "--interval", "200ms", "--exe"]).arg(program);
+        command.args(["serve", "--exe"]).arg(program);
+        if !args.contains(&"--interval") {
+            command.args(["--interval", "200ms"]);
+        }
         if !args.contains(&"--listen") && !args.contains(&"--config") {
             command.args(["--listen", "127.0.0.1:0"]);
         }

@@ -37,6 +37,9 @@ const CREDIT: Duration = Duration::from_secs(2);
 const MEMORY: Duration = Duration::from_secs(2);
 /// Windows whose parks must agree before all are counted again.
 const WINDOWS_TO_RISE: u32 = 3;
+/// Part of the CPU time a process uses that counts as its own at least, however dear counting seems: one that counting
+/// slows down would use the rest itself.
+const LEAST_OWN: f64 = 0.2;
 
 /// Events per second.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,7 +64,7 @@ pub struct Account {
     last_rates: Rates,
     last_cpu: f64,
     last_cost: f64,
-    /// Whether the averages have a value yet.
+    /// Whether the averages and the credit are of what is recorded now: the first reading after a step makes them so.
     known: bool,
     /// Windows since the last step.
     windows: u32,
@@ -78,10 +81,7 @@ impl Account {
         now: Instant,
     ) {
         self.budget = budget.0;
-        let Some((then, before)) = self.last.replace((now, *reading)) else {
-            self.renew_credit();
-            return;
-        };
+        let Some((then, before)) = self.last.replace((now, *reading)) else { return };
         let seconds = now.saturating_duration_since(then).as_secs_f64();
         if seconds <= 0.0 {
             self.last = Some((then, before));
@@ -96,8 +96,9 @@ impl Account {
         };
         let cost = counted.births * costs.birth_ns + counted.parks * costs.park_ns + counted.exits * costs.exit_ns;
         let cpu = per_second(reading.cpu_ns, before.cpu_ns);
-        let part = if self.known { 1.0 - (-seconds / MEMORY.as_secs_f64()).exp() } else { 1.0 };
+        let first = !self.known;
         self.known = true;
+        let part = if first { 1.0 } else { 1.0 - (-seconds / MEMORY.as_secs_f64()).exp() };
         let average = |average: &mut f64, value: f64| *average += (value - *average) * part;
         average(&mut self.cpu, cpu);
         average(&mut self.cost, cost);
@@ -111,6 +112,9 @@ impl Account {
         if fidelity == Fidelity::Full {
             average(&mut self.rates.parks, counted.parks);
             self.last_rates.parks = counted.parks;
+        }
+        if first {
+            self.renew_credit();
         }
         let earned = self.budget * own_cpu(cpu, cost) * seconds;
         let most = CREDIT.as_secs_f64() * self.allowance();
@@ -135,7 +139,7 @@ impl Account {
 
     /// More was spent than may be.
     pub(super) fn is_over(&self) -> bool {
-        self.credit_ns < 0.0
+        self.known && self.credit_ns < 0.0
     }
 
     /// How long `part` of the allowance takes to pay for what was spent beyond the credit. A process that has only just
@@ -152,7 +156,7 @@ impl Account {
         if fidelity <= Fidelity::Lifecycle {
             self.last_rates.parks = 0.0;
         }
-        self.renew_credit();
+        self.known = false;
     }
 
     pub(super) fn renew_credit(&mut self) {
@@ -214,5 +218,5 @@ impl Account {
 
 /// CPU time without the cost, in ns per second, and never less than counts as the least.
 fn own_cpu(cpu: f64, cost: f64) -> f64 {
-    (cpu - cost).max(LEAST_CPU * 1e9)
+    (cpu - cost).max(LEAST_OWN * cpu).max(LEAST_CPU * 1e9)
 }

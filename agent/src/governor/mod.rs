@@ -327,7 +327,11 @@ impl Governor {
         }
         let share = match level.fidelity {
             Fidelity::Full => account.share(self.costs, SAMPLED_PART).min(most_share()),
-            Fidelity::Sampled => account.share(self.costs, SAMPLED_PART).min(level.share / 2.0),
+            // The rarest windows are tried before none.
+            Fidelity::Sampled if level.share > least_share() => {
+                account.share(self.costs, SAMPLED_PART).min((level.share / 2.0).max(least_share()))
+            }
+            Fidelity::Sampled => return (Fidelity::Lifecycle, 0.0),
             // Births and exits seemed affordable on the whole and are not now.
             Fidelity::Lifecycle | Fidelity::Census => return (Fidelity::Census, 0.0),
         };

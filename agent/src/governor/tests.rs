@@ -163,6 +163,17 @@ fn extremes_are_within_the_budget_in_ten_seconds() {
 }
 
 #[test]
+fn a_process_has_its_credit_from_the_first_reading_on() {
+    // Births and exits cost 1.2 times the budget: that is over it after ten seconds, not at once.
+    let births = 1.2 * 0.01 * 0.4e9 / (COSTS.birth_ns + COSTS.exit_ns);
+    let mut world = one_percent(true, &[(1, Program { cpu_ns: 0.4e9, births, parks: 0.0 })]);
+    world.run(Duration::from_secs(8));
+    assert_eq!((world.fidelity(1), world.steps.len()), (Fidelity::Full, 0));
+    world.run(Duration::from_secs(7));
+    assert_eq!(world.steps[0].1.to, Fidelity::Census);
+}
+
+#[test]
 fn a_spawn_storm_is_over_within_a_second() {
     let mut world = one_percent(true, &[(1, IDLE)]);
     world.run(Duration::from_secs(30));

@@ -23,16 +23,19 @@ const TICK: Duration = Duration::from_millis(250);
 const ON_TRIAL: Duration = Duration::from_millis(50);
 /// Reading counters may take this part of the time.
 const READING_PART: u32 = 50;
-/// CPU time in one tick below which a process is left alone: one per cent.
+/// CPU time in one tick below which a process is left alone: one per cent. Unless nothing was read for so long.
 const IDLE_PART: u32 = 100;
+const LONGEST_UNREAD: Duration = Duration::from_secs(5);
 
 /// The governor, and when it is asked next.
 pub(super) struct Governing {
     pub(super) governor: Governor,
     calibration: Option<Calibration>,
     next: Instant,
-    /// CPU time of each process at the last tick, and what was counted of it.
-    last: HashMap<ProcessId, (u64, Hits)>,
+    /// CPU time of each process at the last tick.
+    last: HashMap<ProcessId, u64>,
+    /// When what was counted was read last.
+    read_at: Option<Instant>,
     /// Varies the time between windows, so that no rhythm of a target hides from them.
     jitter: u32,
 }
@@ -47,7 +50,7 @@ impl Governing {
                 None
             }
         };
-        Self { governor, calibration, next: Instant::now(), last: HashMap::new(), jitter: 0x9e37_79b9 }
+        Self { governor, calibration, next: Instant::now(), last: HashMap::new(), read_at: None, jitter: 0x9e37_79b9 }
     }
 
     /// A time between three and five quarters of `time`.
@@ -130,25 +133,30 @@ impl Watch {
     /// Reads what processes used and what was counted of them, and asks the governor.
     fn read_and_decide(&mut self, now: Instant) -> Result<Vec<Step>, WatchError> {
         let mut used = Vec::new();
-        let mut busy = false;
-        let processes = self.processes.iter().filter(|(_, process)| !process.has_ended());
-        for (id, process) in processes {
-            let Some(cpu_ns) = cpu_time_ns(process.identity.pid) else { continue };
-            let (before, hits) = self.governing.last.get(id).copied().unwrap_or_default();
-            busy |= u128::from(cpu_ns.saturating_sub(before)) > TICK.as_nanos() / u128::from(IDLE_PART);
-            used.push((*id, process.file, cpu_ns, hits));
+        for (id, process) in self.processes.iter().filter(|(_, process)| !process.has_ended()) {
+            used.extend(cpu_time_ns(process.identity.pid).map(|cpu_ns| (*id, process.file, cpu_ns)));
         }
+        let before = std::mem::take(&mut self.governing.last);
+        self.governing.last = used.iter().map(|(id, _, cpu_ns)| (*id, *cpu_ns)).collect();
+        let busy = used.iter().any(|(id, _, cpu_ns)| {
+            let used = before.get(id).map_or(u64::MAX, |before| cpu_ns.saturating_sub(*before));
+            u128::from(used) > TICK.as_nanos() / u128::from(IDLE_PART)
+        });
         // Where nobody did much, not much was counted: it is read when somebody does.
-        let hits = if busy { hits(&self.kernel.counters()?) } else { HashMap::new() };
+        if !busy && self.governing.read_at.is_some_and(|then| now - then < LONGEST_UNREAD) {
+            return Ok(Vec::new());
+        }
+        self.governing.read_at = Some(now);
+        let hits = hits(&self.kernel.counters()?);
         let readings: Vec<Reading> = used
             .into_iter()
-            .map(|(process, binary, cpu_ns, before)| {
-                let hits = hits.get(&process).copied().unwrap_or(before);
-                Reading { process, binary, cpu_ns, hits }
+            .map(|(process, binary, cpu_ns)| Reading {
+                process,
+                binary,
+                cpu_ns,
+                hits: hits.get(&process).copied().unwrap_or_default(),
             })
             .collect();
-        self.governing.last =
-            readings.iter().map(|reading| (reading.process, (reading.cpu_ns, reading.hits))).collect();
         Ok(self.governing.governor.observe(&readings, now))
     }
 
