@@ -55,10 +55,12 @@ fn kernel_report(proc: &Proc, attach: Option<Method>) -> KernelReport {
     let capability = Capability::ask(proc.root());
     // Only loading the programs tells for sure; nothing is attached to any process.
     let loaded = Kernel::load(&capability, Sizes::default(), attach);
+    let method = loaded.as_ref().ok().map(Kernel::method);
     KernelReport {
         release: capability.release.clone(),
         usable: loaded.is_ok(),
-        method: loaded.as_ref().ok().map(|kernel| kernel.method().name()),
+        method: method.map(Method::name),
+        fallback: method.and_then(Method::fallback),
         reason: loaded.err().map(|error| error.to_string()),
         uprobe_multi: capability.uprobe_multi.ok(),
         perf_uprobes: capability.perf_uprobes,
@@ -91,7 +93,7 @@ fn target_report(
 ) -> Result<Option<TargetReport>, HostError> {
     proc.identity(pid)?;
     let path = proc.executable_path(pid)?;
-    if !target.wants(pid, &path) {
+    if !target.wants(proc, pid, &path)? {
         return Ok(None);
     }
     let mut report = TargetReport {

@@ -6,6 +6,7 @@
 //! - [`attach`]: probes on one binary,
 //! - [`calibrate`]: what one hit costs on this machine,
 //! - `batch`: a whole map in a few system calls,
+//! - `sizes`: how large the maps are,
 //! - [`read`]: counters and records out of the maps.
 //!
 //! Nothing here knows Go: a probe is an offset in a file and a word.
@@ -17,12 +18,14 @@ pub mod capability;
 pub mod load;
 pub mod read;
 mod rounds;
+mod sizes;
 
 pub use attach::{Attachment, Removal};
 pub use calibrate::HitCosts;
 pub use capability::{Capability, Method};
-pub use load::{Kernel, Sizes};
+pub use load::Kernel;
 pub use read::Counters;
+pub use sizes::Sizes;
 
 /// What can go wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]

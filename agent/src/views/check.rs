@@ -28,6 +28,8 @@ pub struct KernelReport {
     pub reason: Option<String>,
     /// How probes are attached.
     pub method: Option<&'static str>,
+    /// What is not as with the best way to attach, and why.
+    pub fallback: Option<&'static str>,
     /// Whether uprobe_multi links can be made; `None` where the kernel would not say.
     pub uprobe_multi: Option<bool>,
     /// Whether perf-event uprobes can be made.
@@ -114,6 +116,9 @@ impl Report {
             (Some(reason), _) => writeln!(text, "  result               cannot watch: {reason}"),
             (None, method) => writeln!(text, "  result               attaches through {}", method.unwrap_or("nothing")),
         };
+        if let Some(fallback) = kernel.fallback {
+            let _ = writeln!(text, "  fallback             {fallback}");
+        }
         for target in &self.targets {
             let version = target.go_version.as_deref().unwrap_or("Go version unknown");
             let _ = writeln!(text, "\nprocess {}  {}  {version}", target.pid, target.exe);

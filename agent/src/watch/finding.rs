@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
@@ -12,7 +12,7 @@ use parkranger_common::{
     event::Record,
     probe::ProbeWord,
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     Found, Refusal, Target, Watch, WatchError, Watchable, Watched,
@@ -37,11 +37,12 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Whether to look again: what has no Go can come to have it, and what is not proved can be proved later.
+    /// Whether to look again: what has no Go can come to have it, what is not proved can be proved later, and for what found
+    /// no room there can be some.
     fn is_due(&mut self) -> bool {
         let (passed, wait) = &mut self.wait;
         *passed += 1;
-        matches!(self.why, Refusal::NotGo | Refusal::Unproved(_)) && *passed > *wait
+        matches!(self.why, Refusal::NotGo | Refusal::Unproved(_) | Refusal::TooMany) && *passed > *wait
     }
 }
 
@@ -113,6 +114,7 @@ impl Watch {
             }
         }
         self.refused.retain(|identity, _| present.contains(identity));
+        self.forget_muted(&present)?;
         for (file, processes) in fresh {
             self.begin(file, &processes)?;
         }
@@ -139,7 +141,7 @@ impl Watch {
     /// Finds and understands a process's Go runtime. `None` where it is not of the target or cannot be watched.
     fn look_at(&mut self, identity: Identity, age: Age) -> Result<Option<Found>, HostError> {
         let exe = self.proc.executable_path(identity.pid)?;
-        if !self.config.target.wants(identity.pid, &exe) {
+        if !self.config.target.wants(&self.proc, identity.pid, &exe)? {
             return Ok(None);
         }
         match runtimes::find(&self.proc, &mut self.binaries, identity.pid, exe.clone(), age)? {
@@ -151,12 +153,16 @@ impl Watch {
                 if !matches!(why, Refusal::NotGo) {
                     info!("process {} ({}) cannot be watched: {why}", identity.pid, exe.display());
                 }
-                let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
-                let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
-                self.refused.insert(identity, Refused { exe, why, wait });
+                self.refuse(identity, exe, why);
                 Ok(None)
             }
         }
+    }
+
+    fn refuse(&mut self, identity: Identity, exe: PathBuf, why: Refusal) {
+        let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
+        let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
+        self.refused.insert(identity, Refused { exe, why, wait });
     }
 
     /// Lists processes of one binary and then, for the first of them, attaches its probes: in this order nothing of a
@@ -174,9 +180,15 @@ impl Watch {
                     continue;
                 }
             };
-            let id =
-                self.kernel.list(Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 })?;
-            self.enter(id, Watched::new(*identity, found, bias));
+            self.unmute(identity.pid)?;
+            let process = Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 };
+            match self.kernel.list(process)? {
+                Some(id) => self.enter(id, Watched::new(*identity, found, bias)),
+                None => {
+                    warn!("process {} ({}) is not watched: {}", identity.pid, found.exe.display(), Refusal::TooMany);
+                    self.refuse(*identity, found.exe.clone(), Refusal::TooMany);
+                }
+            }
         }
         if self.probes.contains_key(&file) {
             return Ok(());
@@ -241,7 +253,7 @@ impl Watch {
                     self.enter(id, Watched::new(identity, &found, bias));
                 }
             }
-            Ok((_, None)) => self.kernel.unwatch(id)?,
+            Ok((identity, None)) => self.mute(id, identity)?,
             Err(error) => {
                 debug!("process {} is gone already: {error}", id.tgid());
                 self.kernel.unwatch(id)?;
@@ -259,6 +271,9 @@ impl Watch {
         let Some((file, binary)) = self.binaries.by_number(ProbeWord(record.word).binary()) else { return false };
         let Some(bias) = bias_at(&binary, RuntimeAddr(record.site.gopc)) else { return false };
         let Some(name) = self.probes.get(&file).map(|probes| probes.name.clone()) else { return false };
+        if !self.config.target.wants_by_name(Path::new(&name)) {
+            return false;
+        }
         let pid = record.site.process.tgid();
         // The ticks since boot in which it was first seen: it lived less than a scan.
         let start_time = ticks_since_boot(monotonic_ns().saturating_sub(record.time_ns));

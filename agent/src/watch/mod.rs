@@ -1,6 +1,7 @@
 //! The watch: keeps the processes of the host, the kernel's probes and the ledger in step, and takes snapshots.
 //!
-//! - [`target`]: which processes are meant,
+//! - [`target`], [`rules`]: which processes are meant,
+//! - `choosing`: what becomes of those that are not, and of the others when the choice changes,
 //! - [`finding`]: who they are: those there are, and every program begun afterwards,
 //! - `proof`: whether memory agrees with what is supposed of a runtime,
 //! - [`runtimes`]: which file of a process holds its Go runtime,
@@ -15,11 +16,13 @@
 //! itself and tells. Of any other program that begins the kernel side tells too.
 
 pub mod binaries;
+mod choosing;
 mod ending;
 pub mod finding;
 mod governing;
 mod probes;
 mod proof;
+pub mod rules;
 pub mod runtimes;
 pub mod snapshot;
 pub mod stacks;
@@ -43,6 +46,7 @@ use tracing::debug;
 
 pub use binaries::{Binaries, Refusal, Watchable};
 pub use finding::Refused;
+pub use rules::{Pattern, Patterns, Rules, User};
 pub use runtimes::Found;
 pub use snapshot::Snapshot;
 pub use target::Target;
@@ -169,6 +173,8 @@ pub struct Watch {
     creation_stacks: BTreeMap<(ProcessId, RuntimeAddr), Vec<RuntimeAddr>>,
     /// Processes looked at and refused, so that a scan does not look again.
     refused: BTreeMap<Identity, Refused>,
+    /// Processes of watched binaries that are not meant: the kernel side passes over them.
+    muted: BTreeMap<ProcessId, Identity>,
     windows: Windows,
     governing: Governing,
 }
@@ -212,6 +218,7 @@ impl Watch {
             ledger: Ledger::default(),
             creation_stacks: BTreeMap::new(),
             refused: BTreeMap::new(),
+            muted: BTreeMap::new(),
             windows: Windows::default(),
             governing,
         };
@@ -254,6 +261,7 @@ impl Watch {
             if let Some(process) = self.processes.get_mut(&id) {
                 process.end();
             }
+            self.muted_became_another(id)?;
             self.program_begun(id.tgid())?;
         } else if record.kind == Kind::ProgramBegun as u32 {
             self.program_begun(id.tgid())?;
