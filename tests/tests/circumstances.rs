@@ -163,6 +163,10 @@ fn killed_while_others_begin_and_end(go: &Toolchain) -> Result<()> {
                 String::from_utf8_lossy(&output.stderr)
             );
         }
+        // As in `kill.rs`: a breakpoint that was being put in can be left to the next agent.
+        if wait_until_clean(resident.pid(), Duration::from_secs(2)).is_err() {
+            Top::start(resident.pid())?.finish()?;
+        }
         wait_until_clean(resident.pid(), PATIENCE).with_context(|| format!("killed after {delay:?}"))?;
         delay += STEP;
     }

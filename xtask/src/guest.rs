@@ -163,7 +163,7 @@ fn mirror() -> String {
         .unwrap_or_else(|| MIRROR.to_owned())
 }
 
-/// apt checks what it downloads by the signed index of the suite. Debian's own newest kernel is what its meta package
+/// apt checks what it downloads by the signed index of the suite, of any age: mirrors may be frozen. Debian's own newest kernel is what its meta package
 /// depends on, over two steps where the image is a package of its own.
 const DOWNLOAD: &str = r#"
 arch=$1 suite=$2 mirror=$3
@@ -172,7 +172,7 @@ mkdir -p etc/apt.conf.d etc/preferences.d etc/sources.list.d lists/partial archi
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" > etc/sources.list
 cat > apt.conf <<C
 Dir::Etc "$PWD/etc"; Dir::State::lists "$PWD/lists"; Dir::Cache "$PWD"; Dir::State::status "/dev/null";
-APT::Architectures { "$arch"; }; APT::Architecture "$arch"; APT::Sandbox::User "root"; Acquire::Languages "none";
+APT::Architectures { "$arch"; }; APT::Architecture "$arch"; APT::Sandbox::User "root"; Acquire::Languages "none"; Acquire::Check-Valid-Until "false";
 C
 export APT_CONFIG=$PWD/apt.conf
 apt-get update -qq

@@ -56,8 +56,7 @@ impl Bounds {
     pub(super) fn sizes(self) -> Sizes {
         let usual = Sizes::default();
         let sites = self.max_sites.map_or(usual.sites, |number| number.0);
-        // One entry is the agent's own, which it measures with at its start.
-        let processes = self.max_processes.map_or(usual.processes, |number| number.0 + 1);
+        let processes = self.max_processes.map_or(usual.processes, |number| number.0);
         Sizes { sites, processes, ..usual }
     }
 }
@@ -70,7 +69,7 @@ mod tests {
     fn what_is_given_counts_and_nonsense_is_refused() {
         let bounds: Bounds = toml::from_str("max-sites = 7").unwrap();
         let sizes = bounds.or(Bounds { max_sites: Some(Number(9)), max_processes: Some(Number(3)) }).sizes();
-        assert_eq!((sizes.sites, sizes.processes), (7, 4));
+        assert_eq!((sizes.sites, sizes.processes), (7, 3));
         assert!(toml::from_str::<Bounds>("max-sites = 0").is_err() && "0".parse::<Number>().is_err());
         assert!("4000000000".parse::<Number>().is_err());
     }

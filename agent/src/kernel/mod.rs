@@ -4,6 +4,7 @@
 //! - [`capability`]: what this kernel and these privileges allow, asked of the kernel itself,
 //! - [`load`]: from the eBPF object to loaded programs and maps,
 //! - [`attach`]: probes on one binary,
+//! - `removal`: taking probes off for sure,
 //! - [`calibrate`]: what one hit costs on this machine,
 //! - `batch`: a whole map in a few system calls,
 //! - `sizes`: how large the maps are,
@@ -17,14 +18,16 @@ pub mod calibrate;
 pub mod capability;
 pub mod load;
 pub mod read;
+mod removal;
 mod rounds;
 mod sizes;
 
-pub use attach::{Attachment, Removal};
+pub use attach::Attachment;
 pub use calibrate::HitCosts;
 pub use capability::{Capability, Method};
 pub use load::Kernel;
 pub use read::Counters;
+pub use removal::Removal;
 pub use sizes::Sizes;
 
 /// What can go wrong between the agent and the kernel.
