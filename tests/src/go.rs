@@ -232,7 +232,7 @@ impl Toolchain {
         let with_profile = format!("-pgo={}", profile.display());
         let args: Vec<&str> = args.iter().copied().chain([with_profile.as_str()]).collect();
         let mut result = Ok(());
-        for seconds in [4, 8, 16] {
+        for seconds in [4, 8, 16, 32] {
             record_profile(&plain.path, &profile, seconds)?;
             self.run(fixtures, &program.directory(), &args)?;
             result = self.check_gopark_is_inlined(fixtures, built);

@@ -28,10 +28,12 @@ mod window;
 mod worker;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    panic::resume_unwind,
     path::PathBuf,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -55,6 +57,7 @@ use crate::{
     ledger::{Ledger, ProcessLedger},
     symbols::SymbolSource,
 };
+use finding::Finder;
 use governing::Governing;
 use probes::Probes;
 use stacks::StackBytes;
@@ -158,17 +161,14 @@ impl Watched {
 
 /// The running watch.
 pub struct Watch {
-    proc: Proc,
     config: Config,
     kernel: Kernel,
-    binaries: Binaries,
+    finder: Finder,
     probes: BTreeMap<FileId, Probes>,
     processes: BTreeMap<ProcessId, Watched>,
     ledger: Ledger,
     /// First sights of sites, kept until the process is dropped.
     creation_stacks: BTreeMap<(ProcessId, RuntimeAddr), Vec<RuntimeAddr>>,
-    /// Processes looked at and refused, so that a scan does not look again.
-    refused: BTreeMap<Identity, Refused>,
     windows: Windows,
     governing: Governing,
 }
@@ -196,34 +196,42 @@ impl Watch {
         for pid in config.target.pids() {
             proc.identity(*pid)?;
         }
-        let mut kernel = Kernel::load(&capability, config.sizes, config.attach)?;
+        let mut finder = Finder::new(proc, &config);
+        // To understand a large binary takes as long as to load the programs.
+        let (kernel, found) = thread::scope(|scope| {
+            let kernel = scope.spawn(|| Kernel::load(&capability, config.sizes, config.attach));
+            let found = finder.look_around(BTreeSet::new());
+            (kernel.join().unwrap_or_else(|panic| resume_unwind(panic)), found)
+        });
+        let (mut kernel, found) = (kernel?, found?);
         // Other probes than those of uprobe_multi come off slowly: not many times a minute.
         let may_sample = kernel.method() == Method::UprobeMulti;
         let governor = Governor::new(config.budget, config.fidelity, may_sample);
-        let governing = Governing::new(governor, &mut kernel, &proc);
-        let binaries = Binaries::new(config.symbols);
+        let governing = Governing::new(governor, &mut kernel, &finder.proc);
         let mut watch = Self {
-            proc,
             config,
             kernel,
-            binaries,
+            finder,
             probes: BTreeMap::new(),
             processes: BTreeMap::new(),
             ledger: Ledger::default(),
             creation_stacks: BTreeMap::new(),
-            refused: BTreeMap::new(),
             windows: Windows::default(),
             governing,
         };
-        watch.scan()?;
-        if let Target::Pids(pids) = watch.config.target.clone() {
+        watch.begin_all(found)?;
+        if let Target::Pids(pids) = watch.finder.target.clone() {
             for pid in pids {
                 watch.require(pid)?;
             }
             // Who names a process waits for it: its first line is to have all goroutines.
             watch.take_baselines(window::PATIENCE)?;
-        } else if watch.processes.is_empty() && !watch.config.patient {
-            return Err(WatchError::Nothing(watch.nothing_found()));
+        } else {
+            // Programs that began before the kernel side told of them.
+            watch.scan()?;
+            if watch.processes.is_empty() && !watch.config.patient {
+                return Err(WatchError::Nothing(watch.finder.nothing_found()));
+            }
         }
         Ok(watch)
     }
@@ -268,7 +276,7 @@ impl Watch {
     /// Whether every process the user named has ended.
     #[must_use]
     pub fn all_ended(&self) -> bool {
-        matches!(self.config.target, Target::Pids(_)) && self.processes.values().all(Watched::has_ended)
+        matches!(self.finder.target, Target::Pids(_)) && self.processes.values().all(Watched::has_ended)
     }
 
     /// The state of everything watched, now.
@@ -291,7 +299,7 @@ impl Watch {
 
     /// The processes under watch.
     pub(crate) fn processes(&self) -> impl Iterator<Item = (ProcessId, &Watched, Arc<Watchable>)> {
-        self.processes.iter().filter_map(|(id, process)| Some((*id, process, self.binaries.get(process.file)?)))
+        self.processes.iter().filter_map(|(id, process)| Some((*id, process, self.finder.binaries.get(process.file)?)))
     }
 
     pub(crate) fn ledger_of(&self, id: ProcessId) -> ProcessLedger {
@@ -304,7 +312,8 @@ impl Watch {
 
     /// Go processes of the target that cannot be watched.
     pub fn refused(&self) -> impl Iterator<Item = (Identity, &Refused)> {
-        self.refused
+        self.finder
+            .refused
             .iter()
             .filter(|(_, refused)| !matches!(refused.why, Refusal::NotGo))
             .map(|(identity, refused)| (*identity, refused))
