@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     address::{Bias, RuntimeAddr},
-    governor::Fidelity,
     host::{FileId, HostError, Identity, Proc, monotonic_ns, ticks_since_boot},
+    kernel::Counters,
 };
 
 /// A Go process that cannot be watched.
@@ -222,7 +222,7 @@ impl Watch {
         });
         let mut probes = Probes::new(binary, name, adopt);
         let fidelity = self.governing.governor.fidelity(file);
-        if fidelity == Fidelity::Sampled {
+        if fidelity.has_windows() {
             probes.sample = Sample::At(Instant::now());
         }
         if let Err(error) = probes.place(fidelity, &mut self.kernel) {
@@ -234,7 +234,7 @@ impl Watch {
         self.probes.insert(file, probes);
         let ids: Vec<ProcessId> =
             self.processes.iter().filter(|(_, process)| process.file == file).map(|(id, _)| *id).collect();
-        self.ledger.record(&ids, recording, &[], Instant::now());
+        self.ledger.record(&ids, recording, &Counters::default(), Instant::now());
         Ok(())
     }
 
@@ -242,7 +242,7 @@ impl Watch {
     fn enter(&mut self, id: ProcessId, process: Watched) {
         if let Some(probes) = self.probes.get_mut(&process.file) {
             probes.unused_since = None;
-            self.ledger.record(&[id], probes.recording(), &[], Instant::now());
+            self.ledger.record(&[id], probes.recording(), &Counters::default(), Instant::now());
         }
         self.processes.insert(id, process);
     }

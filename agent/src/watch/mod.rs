@@ -6,7 +6,7 @@
 //! - [`runtimes`]: which file of a process holds its Go runtime,
 //! - [`binaries`]: what is known of each binary, once, for all its processes,
 //! - `probes`: what is attached to each binary,
-//! - `governing`: which probes the budget allows, and windows in which parks are sampled,
+//! - `governing`: which probes the budget allows, and windows in which events are sampled,
 //! - `window`, `worker`: the baseline of each process, and its audits,
 //! - `ending`: processes that ended: their last counts, kept for a while,
 //! - [`snapshot`]: the ledger with names instead of addresses, for views and exports.

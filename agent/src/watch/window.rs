@@ -31,7 +31,7 @@ use crate::{
     census::CensusError,
     host::cpu_time_ns,
     ledger::{
-        Site, Verdict,
+        Counted, Site, Verdict,
         window::{Spoiled, alive_at_end, unnumbered},
     },
     runtime::scheduler::GoidStock,
@@ -275,8 +275,8 @@ impl Watch {
         let Some(id) = self.next_window() else { return Ok(()) };
         let Some(file) = self.processes.get(&id).map(|process| process.file) else { return Ok(()) };
         let Some(probes) = self.probes.get_mut(&file) else { return Ok(()) };
-        let only_census = !probes.recording().lives;
-        if only_census && !probes.are_settled() {
+        let only_census = probes.recording().lives != Counted::All;
+        if only_census && !(probes.are_settled() && probes.sample_is_closed()) {
             return Ok(());
         }
         let Some((_, process, binary)) = self.processes().find(|(other, ..)| *other == id) else { return Ok(()) };
