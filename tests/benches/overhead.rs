@@ -80,7 +80,7 @@ fn compare(
         let traced = Traced { pid: bench.target.pid(), path: server.to_owned() };
         match tools[tool] {
             PARKRANGER => top = Some(Top::start_with(traced.pid, &["--budget", "1"])?),
-            BPFTRACE => bpftrace.attach_all(&traced, &Event::ALL)?,
+            BPFTRACE => bpftrace.attach_all(&traced, &Event::COUNTED)?,
             _ => {}
         }
         // The governor has ten seconds to find what it can afford; everybody gets them.

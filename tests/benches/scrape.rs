@@ -14,6 +14,7 @@ use parkranger::watch::Snapshot;
 use parkranger::watch::snapshot::{ProcessSnapshot, SiteSnapshot};
 use parkranger_common::counts::ProcessId;
 use parkranger_common::loss::ProcessLoss;
+use parkranger_common::story::Spent;
 use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report};
 
 const PROCESSES: u32 = 100;
@@ -94,6 +95,7 @@ fn process(pid: u32, round: u64) -> ProcessSnapshot {
         losses: ProcessLoss::ALL.iter().map(|loss| (loss.name(), 0)).collect(),
         stack_bytes: Some(sites.iter().filter_map(|site| site.stack_bytes).sum()),
         sites,
+        story: None,
     }
 }
 
@@ -117,5 +119,7 @@ fn site(number: u64, pid: u64, round: u64) -> SiteSnapshot {
         waits: BTreeMap::from([("chan receive".to_owned(), parks / 2), ("select".to_owned(), parks - parks / 2)]),
         creation_stack: Vec::new(),
         stack_bytes: Some(live * 2048),
+        waited: BTreeMap::new(),
+        lived: Spent::default(),
     }
 }

@@ -81,7 +81,7 @@ impl World {
                 let fidelity = self.governor.fidelity(reading.binary);
                 let window = sampled.get(&reading.binary).copied().unwrap_or(0.0);
                 let of_parks = match fidelity {
-                    Fidelity::Full => seconds,
+                    Fidelity::Full | Fidelity::Story => seconds,
                     Fidelity::Sampled => window,
                     Fidelity::Lifecycle | Fidelity::Census => 0.0,
                 };

@@ -1,11 +1,12 @@
-//! The probes of one binary. Births and exits are one attachment, parks another, so that each can come and go by itself.
+//! The probes of one binary. Births and exits are one attachment, parks another, a story's a third, so that each can come and
+//! go by itself.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use parkranger_common::probe::Event;
+use parkranger_common::probe::{Event, ProbeWord};
 
 use super::Watchable;
 use crate::{
@@ -23,6 +24,7 @@ pub(super) struct Probes {
     adopt: bool,
     lives: Option<Attachment>,
     parks: Option<Attachment>,
+    story: Option<Attachment>,
     leaving: Vec<Removal>,
     /// The window in which parks are sampled.
     pub(super) sample: Sample,
@@ -43,8 +45,8 @@ pub(super) enum Sample {
 
 impl Probes {
     pub(super) fn new(binary: Arc<Watchable>, name: String, adopt: bool) -> Self {
-        let (lives, parks, leaving) = (None, None, Vec::new());
-        Self { binary, name, adopt, lives, parks, leaving, sample: Sample::Never, unused_since: None }
+        let (lives, parks, story, leaving) = (None, None, None, Vec::new());
+        Self { binary, name, adopt, lives, parks, story, leaving, sample: Sample::Never, unused_since: None }
     }
 
     /// What is counted.
@@ -60,6 +62,9 @@ impl Probes {
     /// Places what `fidelity` takes, and takes off what it does not. Parks that are to be sampled are left as they are:
     /// a probe that is there serves for the first window.
     pub(super) fn place(&mut self, fidelity: Fidelity, kernel: &mut Kernel) -> Result<(), KernelError> {
+        if fidelity < Fidelity::Story {
+            self.take_story_off(kernel);
+        }
         if fidelity < Fidelity::Sampled {
             self.take_parks_off(kernel);
         }
@@ -68,7 +73,28 @@ impl Probes {
         } else if self.lives.is_none() {
             self.lives = Some(self.attach(kernel, |event| event != Event::Park)?);
         }
-        if fidelity == Fidelity::Full { self.place_parks(kernel) } else { Ok(()) }
+        if fidelity >= Fidelity::Full { self.place_parks(kernel) } else { Ok(()) }
+    }
+
+    /// Has waits and lives timed.
+    pub(super) fn place_story(&mut self, kernel: &mut Kernel) -> Result<(), String> {
+        if self.story.is_none() {
+            let probes = self.binary.story.as_ref().map_err(Clone::clone)?;
+            self.leaving.clear();
+            let placed = kernel.attach_story(&self.binary.file, &self.name, probes);
+            self.story = Some(placed.map_err(|error| error.to_string())?);
+        }
+        Ok(())
+    }
+
+    /// Whether they are.
+    pub(super) fn tells_story(&self) -> bool {
+        self.story.is_some()
+    }
+
+    /// The binary's part of every probe's word.
+    pub(super) fn word(&self) -> ProbeWord {
+        self.binary.word
     }
 
     /// Has parks counted.
@@ -91,8 +117,13 @@ impl Probes {
 
     /// Takes everything off.
     pub(super) fn take_off(&mut self, kernel: &mut Kernel) {
+        self.take_story_off(kernel);
         self.take_parks_off(kernel);
         self.take_lives_off(kernel);
+    }
+
+    fn take_story_off(&mut self, kernel: &mut Kernel) {
+        self.leaving.extend(self.story.take().map(|story| kernel.take_off(story)));
     }
 
     fn take_lives_off(&mut self, kernel: &mut Kernel) {

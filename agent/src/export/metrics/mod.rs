@@ -6,6 +6,7 @@
 mod family;
 mod governed;
 mod sites;
+mod story;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,7 @@ use family::{Family, label};
 use governed::Governed;
 pub use sites::SiteBook;
 use sites::SiteCounts;
+use story::Story;
 
 use crate::{
     runtime::Numbers,
@@ -75,6 +77,7 @@ struct Families {
     site_parks: Family,
     site_stacks: Family,
     governed: Governed,
+    story: Story,
     runtime: Runtime,
     processes: Family,
     refused: Family,
@@ -120,6 +123,7 @@ impl Families {
                 "Memory of goroutines' stacks at the last census, by creation site.",
             ),
             governed: Governed::new(),
+            story: Story::new(),
             runtime: Runtime::new(),
             processes: gauge("processes", "Go processes under watch."),
             refused: gauge("refused_processes", "Go processes that cannot be watched."),
@@ -162,6 +166,7 @@ impl Families {
             self.stacks.add(own.clone(), bytes as f64);
         }
         self.governed.add(&own, process);
+        self.story.add(&own, process);
         self.runtime.add(&own, &facts.numbers);
     }
 
@@ -232,6 +237,7 @@ impl Families {
             self.time,
         ];
         all.extend(self.governed.into_all());
+        all.extend(self.story.into_all());
         all.extend(self.runtime.into_all());
         all.into_iter().filter_map(Family::finish).collect()
     }
