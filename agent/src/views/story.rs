@@ -126,7 +126,12 @@ mod tests {
         let mut histogram = Histogram::EMPTY;
         histogram.buckets[bucket(5_000_000)] = 3;
         histogram.ns = 15_000_000;
-        let waits = (0..9).map(|number| (format!("reason {number}"), Histogram { ns: number, ..histogram })).collect();
+        let times = |ns| {
+            let mut times = histogram;
+            times.ns = ns;
+            times
+        };
+        let waits = (0..9).map(|number| (format!("reason {number}"), times(number))).collect();
         let story = StorySnapshot { waits, lifetimes: histogram, ..StorySnapshot::default() };
         let mut text = String::new();
         render(&mut text, &story);
