@@ -76,20 +76,21 @@ impl Watch {
             return Ok(Pinned::NotWatched);
         };
         let now = Instant::now();
-        let earlier = self.time_boxes.remove(&file);
-        if fidelity == Some(Fidelity::Story) {
+        let tells = fidelity == Some(Fidelity::Story);
+        if tells {
             let Some(probes) = self.probes.get_mut(&file) else { return Ok(Pinned::NotWatched) };
             if let Err(why) = probes.place_story(&mut self.kernel) {
                 return Ok(Pinned::Impossible(why));
             }
-            let before = earlier.map_or_else(|| self.governing.governor.pinned(file, now), |earlier| earlier.before);
-            // One that was asked for at the start goes on.
-            if before != Some(Fidelity::Story) {
-                self.time_boxes.insert(file, TimeBox { until: now + time, before });
-            }
         }
+        let earlier = self.time_boxes.remove(&file);
+        let before = earlier.map_or_else(|| self.governing.governor.pinned(file, now), |earlier| earlier.before);
         if let Some(step) = self.governing.governor.pin(file, fidelity, now) {
             self.take_step(&step)?;
+        }
+        // One that was asked for at the start goes on.
+        if tells && before != Some(Fidelity::Story) {
+            self.time_boxes.insert(file, TimeBox { until: Instant::now() + time, before });
         }
         Ok(Pinned::Done)
     }

@@ -6,6 +6,7 @@
 //	older N          N goroutines that wait until release
 //	release          lets them end, and returns when they have
 //	wait KIND N MS   N goroutines that wait for MS milliseconds, once each, and end: see kinds
+//	busy N           N goroutines that want to run, and never wait: how many processors there are
 //	quit             exits with status 0, as end of input does
 package main
 
@@ -39,6 +40,15 @@ func obey(command string, args []string) (answer, error) {
 		close(gate)
 		back(alone)
 		return answer{}, nil
+	case command == "busy" && len(args) == 1:
+		n, err := strconv.Atoi(args[0])
+		if err != nil {
+			return nil, err
+		}
+		for i := 0; i < n; i++ {
+			go spin()
+		}
+		return answer{"processors": runtime.GOMAXPROCS(0)}, nil
 	case command == "wait" && len(args) == 3:
 		n, err := strconv.Atoi(args[1])
 		if err != nil {
@@ -149,6 +159,12 @@ func waiter(wait func(), began, ended *time.Time) {
 	*began = time.Now()
 	wait()
 	*ended = time.Now()
+}
+
+//go:noinline
+func spin() {
+	for {
+	}
 }
 
 // Waits until n goroutines with this function on their stacks wait, all for one reason, which the runtime names. When that

@@ -95,6 +95,8 @@ struct Runtime {
     processors: Family,
     idle_processors: Family,
     run_queue: Family,
+    local_queues: Family,
+    longest_queue: Family,
 }
 
 impl Families {
@@ -259,6 +261,8 @@ impl Runtime {
             processors: gauge("processors", "GOMAXPROCS (Ps)."),
             idle_processors: gauge("idle_processors", "Ps that have nothing to run."),
             run_queue: gauge("global_run_queue_goroutines", "Runnable goroutines in the global queue."),
+            local_queues: gauge("local_run_queue_goroutines", "Runnable goroutines in the queues of all Ps."),
+            longest_queue: gauge("longest_run_queue_goroutines", "Runnable goroutines in the longest queue of a P."),
         }
     }
 
@@ -277,9 +281,11 @@ impl Runtime {
         add(&mut self.processors, numbers.processors.map(f64::from));
         add(&mut self.idle_processors, numbers.idle_processors.map(f64::from));
         add(&mut self.run_queue, numbers.run_queue.map(f64::from));
+        add(&mut self.local_queues, numbers.local_queues.map(|queues| queues.goroutines as f64));
+        add(&mut self.longest_queue, numbers.local_queues.map(|queues| f64::from(queues.longest)));
     }
 
-    fn into_all(self) -> [Family; 8] {
+    fn into_all(self) -> [Family; 10] {
         [
             self.cycles,
             self.pauses,
@@ -289,6 +295,8 @@ impl Runtime {
             self.processors,
             self.idle_processors,
             self.run_queue,
+            self.local_queues,
+            self.longest_queue,
         ]
     }
 }
