@@ -82,7 +82,7 @@ fn compare(
         let traced = Traced { pid: bench.target.pid(), path: server.to_owned() };
         match tools[tool] {
             PARKRANGER => daemon = Some(Daemon::start_with(server, &DEFAULTS)?),
-            BPFTRACE => bpftrace.attach_all(&traced, &Event::ALL)?,
+            BPFTRACE => bpftrace.attach_all(&traced, &Event::COUNTED)?,
             _ => {}
         }
         // The governor has ten seconds to find what it can afford; everybody gets them.

@@ -38,6 +38,8 @@ pub enum Program {
     Served,
     /// Does one kind of work as fast as it can.
     Load,
+    /// Waits in known ways for known times.
+    Waits,
 }
 
 /// The ways to build a program.
@@ -74,6 +76,7 @@ impl Program {
             Program::Crowd => "crowd",
             Program::Served => "served",
             Program::Load => "load",
+            Program::Waits => "waits",
         };
         programs().join(name)
     }

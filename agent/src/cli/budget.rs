@@ -5,7 +5,10 @@ use std::str::FromStr;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::governor::{Budget, Fidelity};
+use crate::{
+    governor::{Budget, Fidelity},
+    kernel::Sizes,
+};
 
 /// What watching may cost, or whatever it does.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -44,7 +47,20 @@ pub(super) struct BudgetOptions {
     /// cost more, parks are counted in short windows (and marked ~), then not at all, then births and exits neither.
     #[arg(long, value_name = "PERCENT", default_value = "1")]
     pub(super) budget: Choice,
-    /// Record no more than this.
+    /// Record no more than this. A story tells how long goroutines wait and live, whatever it costs: some three times as much
+    /// as counting.
     #[arg(long, value_enum, value_name = "FIDELITY", default_value_t = Fidelity::Full)]
     pub(super) fidelity: Fidelity,
+}
+
+impl BudgetOptions {
+    /// What the kernel's maps are to hold.
+    pub(super) fn sizes(&self) -> Sizes {
+        sizes(self.fidelity == Fidelity::Story)
+    }
+}
+
+/// What the kernel's maps are to hold, with or without stories.
+pub(super) fn sizes(stories: bool) -> Sizes {
+    if stories { Sizes::default().with_stories() } else { Sizes::default() }
 }

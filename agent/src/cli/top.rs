@@ -78,7 +78,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
     let config = Config {
         target: options.target.target(),
         symbols: options.target.symbols(),
-        sizes: Sizes { ring_bytes: options.ring_bytes, ..Sizes::default() },
+        sizes: Sizes { ring_bytes: options.ring_bytes, ..options.budget.sizes() },
         audit_every: options.audit_every,
         attach: options.attach.method,
         budget: options.budget.budget.0,

@@ -19,6 +19,8 @@ pub struct Hits {
     pub parks: u64,
     /// Goroutines ended.
     pub exits: u64,
+    /// Times a goroutine got to run while a story is told.
+    pub runs: u64,
 }
 
 /// A process at one moment.
@@ -100,7 +102,12 @@ impl Account {
             parks: per_second(hits.parks, before.hits.parks),
             exits: per_second(hits.exits, before.hits.exits),
         };
-        let cost = counted.births * costs.birth_ns + counted.parks * costs.park_ns + counted.exits * costs.exit_ns;
+        let mut cost = counted.births * costs.birth_ns + counted.parks * costs.park_ns + counted.exits * costs.exit_ns;
+        if fidelity == Fidelity::Story {
+            let runs = per_second(hits.runs, before.hits.runs);
+            cost +=
+                runs * costs.run_ns() + counted.parks * costs.story_park_ns() + counted.exits * costs.story_exit_ns();
+        }
         let cpu = per_second(reading.cpu_ns, before.cpu_ns);
         let first = !self.known;
         self.known = true;
@@ -115,7 +122,7 @@ impl Account {
             average(&mut self.rates.exits, counted.exits);
             (self.last_rates.births, self.last_rates.exits) = (counted.births, counted.exits);
         }
-        if fidelity == Fidelity::Full {
+        if fidelity >= Fidelity::Full {
             average(&mut self.rates.parks, counted.parks);
             self.last_rates.parks = counted.parks;
         }
@@ -235,7 +242,7 @@ impl Account {
             Fidelity::Census => true,
             Fidelity::Sparse => self.windows.len() >= WINDOWS && lifecycle <= part * allowance,
             Fidelity::Sampled => self.windows.len() >= WINDOWS && lifecycle + parks <= part * allowance,
-            Fidelity::Lifecycle | Fidelity::Full => lifecycle <= part * allowance,
+            Fidelity::Lifecycle | Fidelity::Full | Fidelity::Story => lifecycle <= part * allowance,
         }
     }
 }

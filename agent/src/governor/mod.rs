@@ -43,6 +43,8 @@ pub enum Fidelity {
     Sampled,
     /// Births, exits and every park.
     Full,
+    /// The same, and how long goroutines wait and live: only where the user asks for it.
+    Story,
 }
 
 impl Fidelity {
@@ -55,6 +57,7 @@ impl Fidelity {
             Self::Lifecycle => "lifecycle",
             Self::Sampled => "sampled",
             Self::Full => "full",
+            Self::Story => "story",
         }
     }
 
@@ -253,12 +256,18 @@ impl Governor {
         self.levels.remove(&binary);
     }
 
-    /// Has `binary` recorded as the user says, or (`None`) as the budget allows from now on.
+    /// What the user has chosen for a binary; `None` where the budget decides.
+    pub fn pinned(&mut self, binary: FileId, now: Instant) -> Option<Fidelity> {
+        let level = self.level(binary, now);
+        level.pinned.then_some(level.fidelity)
+    }
+
+    /// Has `binary` recorded as the user says, or (`None`) as the budget allows from now on: a story is for the user alone.
     pub fn pin(&mut self, binary: FileId, fidelity: Option<Fidelity>, now: Instant) -> Option<Step> {
         let level = self.level(binary, now);
         level.pinned = fidelity.is_some();
-        let to = fidelity?;
-        let from = self.fidelity(binary);
+        let from = level.fidelity;
+        let to = fidelity.or((from == Fidelity::Story).then_some(Fidelity::Full))?;
         if to.has_windows() && !self.may_sample {
             return None;
         }
@@ -323,7 +332,7 @@ impl Governor {
             self.level(binary, now).share = share;
         }
         let next = match level.fidelity {
-            Fidelity::Full => return None,
+            Fidelity::Full | Fidelity::Story => return None,
             // What went up and lasts may go on up.
             _ if now.saturating_duration_since(level.since) < if level.up { HOLD } else { level.hold } => return None,
             _ if level.fidelity >= self.first => return None,

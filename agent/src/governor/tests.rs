@@ -81,7 +81,7 @@ impl World {
                 let fidelity = self.governor.fidelity(reading.binary);
                 let window = sampled.get(&reading.binary).copied().unwrap_or(0.0);
                 let (of_births, of_parks) = match fidelity {
-                    Fidelity::Full => (seconds, seconds),
+                    Fidelity::Full | Fidelity::Story => (seconds, seconds),
                     Fidelity::Sampled => (seconds, window),
                     Fidelity::Lifecycle => (seconds, 0.0),
                     Fidelity::Sparse => (window, window),

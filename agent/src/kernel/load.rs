@@ -1,5 +1,7 @@
 //! From the eBPF object to loaded programs: the best method this kernel has, maps sized, lifecycle tracepoints attached.
 
+use std::collections::BTreeSet;
+
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{HashMap, MapData, RingBuf},
@@ -25,13 +27,26 @@ pub struct Sizes {
     pub processes: u32,
     /// Bytes of the ring buffer, a power of two.
     pub ring_bytes: u32,
+    /// Goroutines of stories, all together; 0 where none will be told: the map takes 120 bytes for each from the start.
+    pub goroutines: u32,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { sites: 16384, processes: 8192, ring_bytes: 1 << 20 }
+        Self { sites: 16384, processes: 8192, ring_bytes: 1 << 20, goroutines: 0 }
     }
 }
+
+impl Sizes {
+    /// With room for stories.
+    #[must_use]
+    pub fn with_stories(self) -> Self {
+        Self { goroutines: 1 << 17, ..self }
+    }
+}
+
+/// Waits by reason and lifetimes of all stories: some ten of each process.
+const HISTOGRAMS: u32 = 2048;
 
 /// The loaded programs and their maps. Dropping it detaches everything.
 pub struct Kernel {
@@ -39,6 +54,10 @@ pub struct Kernel {
     pub(super) method: Method,
     /// Mapped once: it is drained many times a second.
     pub(super) ring: RingBuf<MapData>,
+    /// There is room for stories.
+    pub(super) stories: bool,
+    /// Whose was told, since they are watched.
+    pub(super) told: BTreeSet<ProcessId>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -53,12 +72,18 @@ impl Kernel {
     pub fn load(capability: &Capability, sizes: Sizes, only: Option<Method>) -> Result<Self, KernelError> {
         capability.require()?;
         raise_memlock();
+        let stories = sizes.goroutines > 0;
+        let for_stories = |entries: u32| if stories { entries } else { 1 };
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(names::SITES, sizes.sites)
             .map_max_entries(names::WAITS, sizes.sites.saturating_mul(2))
             .map_max_entries(names::PROCESSES, sizes.processes)
             .map_max_entries(names::UNATTRIBUTED, sizes.processes)
             .map_max_entries(names::EVENTS, sizes.ring_bytes)
+            .map_max_entries(names::STORIES, for_stories(sizes.processes))
+            .map_max_entries(names::GOROUTINES, for_stories(sizes.goroutines))
+            .map_max_entries(names::HISTOGRAMS, for_stories(HISTOGRAMS))
+            .map_max_entries(names::SPENT, for_stories(sizes.sites))
             .load(OBJECT)
             .map_err(|error| load_error(&error))?;
         let logger =
@@ -73,7 +98,7 @@ impl Kernel {
         }
         let ring = ebpf.take_map(names::EVENTS).ok_or_else(|| missing(names::EVENTS))?;
         let ring = RingBuf::try_from(ring).map_err(|error| KernelError::Load(with_sources(&error)))?;
-        Ok(Self { ebpf, method, ring, logger })
+        Ok(Self { ebpf, method, ring, stories, told: BTreeSet::new(), logger })
     }
 
     /// How probes are attached here.

@@ -6,7 +6,8 @@
 //! - [`attach`]: probes on one binary,
 //! - [`calibrate`]: what one hit costs on this machine,
 //! - `batch`: a whole map in a few system calls,
-//! - [`read`]: counters and records out of the maps.
+//! - [`read`]: counters and records out of the maps,
+//! - [`story`]: waits and lifetimes.
 //!
 //! Nothing here knows Go: a probe is an offset in a file and a word.
 
@@ -17,12 +18,14 @@ pub mod capability;
 pub mod load;
 pub mod read;
 mod rounds;
+pub mod story;
 
 pub use attach::{Attachment, Removal};
 pub use calibrate::HitCosts;
 pub use capability::{Capability, Method};
 pub use load::{Kernel, Sizes};
 pub use read::Counters;
+pub use story::Stories;
 
 /// What can go wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]

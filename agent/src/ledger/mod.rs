@@ -6,6 +6,7 @@
 
 mod baseline;
 mod estimate;
+pub mod story;
 pub mod window;
 
 use std::{
@@ -17,6 +18,7 @@ use parkranger_common::counts::{ProcessId, SiteCounts, SiteKey, Unattributed, Wa
 
 pub use baseline::{Audits, Baseline, Verdict};
 pub use estimate::{Counted, Counts, Estimate, Missing, Recording, Seen, What};
+pub use story::{SiteTimes, Times};
 
 use crate::{
     address::RuntimeAddr,
@@ -58,6 +60,8 @@ pub struct Tally {
     pub waits: BTreeMap<u8, u64>,
     /// Goroutines that were there before, as far as is known.
     pub baseline: i64,
+    /// How long its goroutines waited and lived, in a story.
+    pub times: Option<Box<SiteTimes>>,
 }
 
 impl Tally {
@@ -95,6 +99,8 @@ pub struct ProcessLedger {
     pub audits: Audits,
     /// What was not recorded.
     pub missing: Missing,
+    /// How long its goroutines waited and lived, in a story.
+    pub times: Option<Box<Times>>,
 }
 
 impl ProcessLedger {
@@ -163,6 +169,7 @@ impl Ledger {
         for (id, unattributed) in &counters.unattributed {
             processes.entry(*id).or_default().unattributed = *unattributed;
         }
+        story::apply(&counters.stories, &mut processes);
         for process in processes.values_mut() {
             process.settle_unread_starts();
         }

@@ -27,6 +27,7 @@ impl Watch {
         }
         for id in ended {
             self.kernel.unwatch(id)?;
+            self.kernel.end_story(id)?;
         }
         Ok(())
     }
@@ -94,6 +95,7 @@ impl Watch {
                 probes.take_off(&mut self.kernel);
             }
             self.governing.governor.forget_binary(file);
+            self.time_boxes.remove(&file);
             self.finder.binaries.forget(file);
         }
     }

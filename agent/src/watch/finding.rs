@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     address::{Bias, RuntimeAddr},
+    governor::Fidelity,
     host::{FileId, HostError, Identity, Proc, monotonic_ns, ticks_since_boot},
     kernel::Counters,
 };
@@ -210,7 +211,7 @@ impl Watch {
             };
             let id =
                 self.kernel.list(Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 })?;
-            self.enter(id, Watched::new(*identity, found, bias));
+            self.enter(id, Watched::new(*identity, found, bias))?;
         }
         if self.probes.contains_key(&file) {
             return Ok(());
@@ -235,16 +236,17 @@ impl Watch {
         let ids: Vec<ProcessId> =
             self.processes.iter().filter(|(_, process)| process.file == file).map(|(id, _)| *id).collect();
         self.ledger.record(&ids, recording, &Counters::default(), Instant::now());
-        Ok(())
+        if fidelity == Fidelity::Story { self.begin_stories(file) } else { Ok(()) }
     }
 
     /// Takes a process under watch. What is recorded of its binary is recorded of it.
-    fn enter(&mut self, id: ProcessId, process: Watched) {
+    fn enter(&mut self, id: ProcessId, process: Watched) -> Result<(), WatchError> {
         if let Some(probes) = self.probes.get_mut(&process.file) {
             probes.unused_since = None;
             self.ledger.record(&[id], probes.recording(), &Counters::default(), Instant::now());
         }
         self.processes.insert(id, process);
+        self.join_story(id)
     }
 
     fn refuse_all(&mut self, file: FileId, why: &Refusal) -> Result<(), WatchError> {
@@ -275,14 +277,14 @@ impl Watch {
             Ok((identity, Some(found))) => {
                 let Some(binary) = self.finder.binaries.get(found.file) else { return Ok(()) };
                 if let Ok(bias) = found.bias(&self.finder.proc, id.tgid(), &binary) {
-                    self.enter(id, Watched::new(identity, &found, bias));
+                    self.enter(id, Watched::new(identity, &found, bias))?;
                 }
             }
             Ok((_, None)) => self.kernel.unwatch(id)?,
             Err(error) => {
                 debug!("process {} is gone already: {error}", id.tgid());
                 self.kernel.unwatch(id)?;
-                if !self.enter_late(record) {
+                if !self.enter_late(record)? {
                     self.kernel.remove_counters(&[id])?;
                 }
             }
@@ -292,20 +294,20 @@ impl Watch {
 
     /// Takes up a process that came and went before anyone could look: its binary is known from the word of the probe it
     /// hit, and where it was loaded from the address. Whether that was possible.
-    fn enter_late(&mut self, record: &Record) -> bool {
+    fn enter_late(&mut self, record: &Record) -> Result<bool, WatchError> {
         let Some((file, binary)) = self.finder.binaries.by_number(ProbeWord(record.word).binary()) else {
-            return false;
+            return Ok(false);
         };
-        let Some(bias) = bias_at(&binary, RuntimeAddr(record.site.gopc)) else { return false };
-        let Some(name) = self.probes.get(&file).map(|probes| probes.name.clone()) else { return false };
+        let Some(bias) = bias_at(&binary, RuntimeAddr(record.site.gopc)) else { return Ok(false) };
+        let Some(name) = self.probes.get(&file).map(|probes| probes.name.clone()) else { return Ok(false) };
         let pid = record.site.process.tgid();
         // The ticks since boot in which it was first seen: it lived less than a scan.
         let start_time = ticks_since_boot(monotonic_ns().saturating_sub(record.time_ns));
         let found = Found { file, exe: PathBuf::from(name), library: None };
         let mut process = Watched::new(Identity { pid, start_time }, &found, bias);
         process.end();
-        self.enter(record.site.process, process);
-        true
+        self.enter(record.site.process, process)?;
+        Ok(true)
     }
 }
 

@@ -76,21 +76,6 @@ impl Watch {
         self.governing.next = Instant::now();
     }
 
-    /// Has the processes of `pid`'s binary recorded as the user says, or (`None`) as the budget allows. Whether it is
-    /// watched.
-    ///
-    /// # Errors
-    ///
-    /// [`WatchError::Kernel`].
-    pub fn pin(&mut self, pid: u32, fidelity: Option<Fidelity>) -> Result<bool, WatchError> {
-        let of_pid = |process: &&super::Watched| !process.has_ended() && process.identity.pid == pid;
-        let Some(file) = self.processes.values().find(of_pid).map(|process| process.file) else { return Ok(false) };
-        if let Some(step) = self.governing.governor.pin(file, fidelity, Instant::now()) {
-            self.take_step(&step)?;
-        }
-        Ok(true)
-    }
-
     pub(super) fn governed(&self, id: ProcessId, file: FileId) -> Governed {
         self.governing.governor.of(id, file)
     }
@@ -98,12 +83,13 @@ impl Watch {
     /// When [`Watch::govern`] has something to do.
     pub(super) fn govern_at(&self) -> Instant {
         let samples = self.probes.values().filter_map(|probes| probes.next(SAMPLE));
-        samples.fold(self.governing.next, Instant::min)
+        samples.chain(self.next_story_end()).fold(self.governing.next, Instant::min)
     }
 
     /// Does what is due.
     pub(super) fn govern(&mut self) -> Result<(), WatchError> {
         self.sample()?;
+        self.end_stories_in_time()?;
         if Instant::now() < self.governing.next {
             return Ok(());
         }
@@ -172,7 +158,11 @@ impl Watch {
     }
 
     /// Places and takes off probes, so that what the step says is recorded, and says so to the ledger.
-    fn take_step(&mut self, step: &Step) -> Result<(), WatchError> {
+    pub(super) fn take_step(&mut self, step: &Step) -> Result<(), WatchError> {
+        if step.from == Fidelity::Story {
+            // Before its probes go, one by one.
+            self.end_stories(step.binary)?;
+        }
         let Some(probes) = self.probes.get_mut(&step.binary) else { return Ok(()) };
         let why = step.because_of.map_or_else(
             || "as asked".to_owned(),
@@ -207,11 +197,11 @@ impl Watch {
                 self.windows.again(id);
             }
         }
-        Ok(())
+        if step.to == Fidelity::Story { self.begin_stories(step.binary) } else { Ok(()) }
     }
 
     /// The processes of a binary that have not ended.
-    fn living(&self, binary: FileId) -> impl Iterator<Item = ProcessId> {
+    pub(super) fn living(&self, binary: FileId) -> impl Iterator<Item = ProcessId> {
         let of_binary =
             self.processes.iter().filter(move |(_, process)| process.file == binary && !process.has_ended());
         of_binary.map(|(id, _)| *id)
@@ -305,6 +295,9 @@ fn hits(counters: &Counters) -> HashMap<ProcessId, Hits> {
         of_process.births += births;
         of_process.exits += exits;
         of_process.parks += parks;
+    }
+    for (id, runs) in &counters.stories.runs {
+        hits.entry(*id).or_default().runs = *runs;
     }
     hits
 }

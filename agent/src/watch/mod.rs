@@ -7,6 +7,7 @@
 //! - [`binaries`]: what is known of each binary, once, for all its processes,
 //! - `probes`: what is attached to each binary,
 //! - `governing`: which probes the budget allows, and windows in which events are sampled,
+//! - [`story`]: waits and lifetimes, for as long as the user asks for them,
 //! - `window`, `worker`: the baseline of each process, and its audits,
 //! - `ending`: processes that ended: their last counts, kept for a while,
 //! - [`snapshot`]: the ledger with names instead of addresses, for views and exports.
@@ -23,6 +24,7 @@ mod proof;
 pub mod runtimes;
 pub mod snapshot;
 pub mod stacks;
+pub mod story;
 pub mod target;
 mod window;
 mod worker;
@@ -61,6 +63,8 @@ use finding::Finder;
 use governing::Governing;
 use probes::Probes;
 use stacks::StackBytes;
+pub use story::Pinned;
+use story::{TimeBoxes, Told};
 use window::Windows;
 
 /// Why watching cannot begin or go on.
@@ -129,6 +133,8 @@ pub(crate) struct Watched {
     stacks: Option<StackBytes>,
     /// Its memory cannot be read as it should: no baseline, no audits.
     pub(crate) no_census: bool,
+    /// For how long its story was told; `None` where it never was.
+    story: Option<Told>,
 }
 
 impl Watched {
@@ -145,6 +151,7 @@ impl Watched {
             closed: false,
             stacks: None,
             no_census: false,
+            story: None,
         }
     }
 
@@ -154,8 +161,11 @@ impl Watched {
     }
 
     fn end(&mut self) {
-        self.ended.get_or_insert_with(Instant::now);
+        let now = *self.ended.get_or_insert_with(Instant::now);
         self.stacks = None;
+        if let Some(story) = &mut self.story {
+            story.end(now);
+        }
     }
 }
 
@@ -171,6 +181,7 @@ pub struct Watch {
     creation_stacks: BTreeMap<(ProcessId, RuntimeAddr), Vec<RuntimeAddr>>,
     windows: Windows,
     governing: Governing,
+    time_boxes: TimeBoxes,
 }
 
 /// How often to call [`Watch::scan`]. What begins meanwhile the kernel tells.
@@ -218,6 +229,7 @@ impl Watch {
             creation_stacks: BTreeMap::new(),
             windows: Windows::default(),
             governing,
+            time_boxes: TimeBoxes::new(),
         };
         watch.begin_all(found)?;
         if let Target::Pids(pids) = watch.finder.target.clone() {

@@ -1,11 +1,12 @@
-//! The probes of one binary. Births and exits are one attachment, parks another, so that each can come and go by itself.
+//! The probes of one binary. Births and exits are one attachment, parks another, a story's a third, so that each can come and
+//! go by itself.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use parkranger_common::probe::Event;
+use parkranger_common::probe::{Event, ProbeWord};
 
 use super::Watchable;
 use crate::{
@@ -23,6 +24,7 @@ pub(super) struct Probes {
     adopt: bool,
     lives: Option<Attachment>,
     parks: Option<Attachment>,
+    story: Option<Attachment>,
     leaving: Vec<Removal>,
     /// What was placed last.
     fidelity: Fidelity,
@@ -51,6 +53,7 @@ impl Probes {
             adopt,
             lives: None,
             parks: None,
+            story: None,
             leaving: Vec::new(),
             fidelity: Fidelity::Census,
             sample: Sample::Never,
@@ -75,16 +78,40 @@ impl Probes {
     /// are there serve for the first window.
     pub(super) fn place(&mut self, fidelity: Fidelity, kernel: &mut Kernel) -> Result<(), KernelError> {
         self.fidelity = fidelity;
+        if fidelity < Fidelity::Story {
+            self.take_story_off(kernel);
+        }
         match fidelity {
             Fidelity::Sparse => return Ok(()),
             Fidelity::Census => self.take_off(kernel),
             Fidelity::Lifecycle => self.take_parks_off(kernel),
-            Fidelity::Sampled | Fidelity::Full => {}
+            Fidelity::Sampled | Fidelity::Full | Fidelity::Story => {}
         }
         if fidelity >= Fidelity::Lifecycle {
             self.place_lives(kernel)?;
         }
-        if fidelity == Fidelity::Full { self.place_parks(kernel) } else { Ok(()) }
+        if fidelity >= Fidelity::Full { self.place_parks(kernel) } else { Ok(()) }
+    }
+
+    /// Has waits and lives timed.
+    pub(super) fn place_story(&mut self, kernel: &mut Kernel) -> Result<(), String> {
+        if self.story.is_none() {
+            let probes = self.binary.story.as_ref().map_err(Clone::clone)?;
+            self.leaving.clear();
+            let placed = kernel.attach_story(&self.binary.file, &self.name, probes);
+            self.story = Some(placed.map_err(|error| error.to_string())?);
+        }
+        Ok(())
+    }
+
+    /// Whether they are.
+    pub(super) fn tells_story(&self) -> bool {
+        self.story.is_some()
+    }
+
+    /// The binary's part of every probe's word.
+    pub(super) fn word(&self) -> ProbeWord {
+        self.binary.word
     }
 
     /// Whether what is sampled is counted now.
@@ -137,8 +164,13 @@ impl Probes {
 
     /// Takes everything off.
     pub(super) fn take_off(&mut self, kernel: &mut Kernel) {
+        self.take_story_off(kernel);
         self.take_parks_off(kernel);
         self.take_lives_off(kernel);
+    }
+
+    fn take_story_off(&mut self, kernel: &mut Kernel) {
+        self.leaving.extend(self.story.take().map(|story| kernel.take_off(story)));
     }
 
     fn take_lives_off(&mut self, kernel: &mut Kernel) {

@@ -21,7 +21,7 @@ impl Governed {
         Self {
             fidelity: gauge(
                 "fidelity",
-                "How much is recorded of a process: full, sampled, lifecycle, sparse or census; 1.",
+                "How much is recorded of a process: story, full, sampled, lifecycle, sparse or census; 1.",
             ),
             cost: gauge("cost_ratio", "What watching costs a process, as a part of its own CPU time, lately."),
             changes: counter("fidelity_changes_total", "How often the fidelity changed."),
