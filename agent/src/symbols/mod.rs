@@ -28,7 +28,7 @@ use crate::{
     address::VirtAddr,
     binary::{Binary, BinaryError},
 };
-use cache::Cache;
+pub(crate) use cache::Cache;
 use dwarf::Dwarf;
 
 /// What one generation of the answers kept may weigh: some thousand pcs. A stack frame is asked for again and again.

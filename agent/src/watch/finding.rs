@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
@@ -12,7 +12,7 @@ use parkranger_common::{
     event::Record,
     probe::ProbeWord,
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     Binaries, Config, Found, Refusal, Target, Watch, WatchError, Watchable, Watched,
@@ -38,11 +38,12 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Whether to look again: what has no Go can come to have it, and what is not proved can be proved later.
+    /// Whether to look again: what has no Go can come to have it, what is not proved can be proved later, and for what found
+    /// no room there can be some.
     fn is_due(&mut self) -> bool {
         let (passed, wait) = &mut self.wait;
         *passed += 1;
-        matches!(self.why, Refusal::NotGo | Refusal::Unproved(_)) && *passed > *wait
+        matches!(self.why, Refusal::NotGo | Refusal::Unproved(_) | Refusal::TooMany) && *passed > *wait
     }
 }
 
@@ -69,12 +70,15 @@ impl Finder {
         Self { proc, target: config.target.clone(), binaries, refused: BTreeMap::new() }
     }
 
-    /// Looks at every process of the target, except those in `known`.
+    /// Looks at every process of the target, except those in `known`; tells also who is there at all.
     ///
     /// # Errors
     ///
     /// Where /proc itself cannot be read. A single process that cannot be looked at is passed over.
-    pub(super) fn look_around(&mut self, mut known: BTreeSet<Identity>) -> Result<Fresh, HostError> {
+    pub(super) fn look_around(
+        &mut self,
+        mut known: BTreeSet<Identity>,
+    ) -> Result<(Fresh, BTreeSet<Identity>), HostError> {
         let pids = match &self.target {
             Target::Pids(pids) => pids.clone(),
             _ => self.proc.pids()?,
@@ -99,13 +103,13 @@ impl Finder {
             }
         }
         self.refused.retain(|identity, _| present.contains(identity));
-        Ok(fresh)
+        Ok((fresh, present))
     }
 
     /// Finds and understands a process's Go runtime. `None` where it is not of the target or cannot be watched.
     fn look_at(&mut self, identity: Identity, age: Age) -> Result<Option<Found>, HostError> {
         let exe = self.proc.executable_path(identity.pid)?;
-        if !self.target.wants(identity.pid, &exe) {
+        if !self.target.wants(&self.proc, identity.pid, &exe)? {
             return Ok(None);
         }
         match runtimes::find(&self.proc, &mut self.binaries, identity.pid, exe.clone(), age)? {
@@ -117,12 +121,16 @@ impl Finder {
                 if !matches!(why, Refusal::NotGo) {
                     info!("process {} ({}) cannot be watched: {why}", identity.pid, exe.display());
                 }
-                let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
-                let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
-                self.refused.insert(identity, Refused { exe, why, wait });
+                self.refuse(identity, exe, why);
                 Ok(None)
             }
         }
+    }
+
+    fn refuse(&mut self, identity: Identity, exe: PathBuf, why: Refusal) {
+        let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
+        let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
+        self.refused.insert(identity, Refused { exe, why, wait });
     }
 
     pub(super) fn nothing_found(&self) -> String {
@@ -164,7 +172,8 @@ impl Watch {
     /// [`WatchError::Host`] where /proc itself cannot be read. A single process that cannot be looked at is passed over.
     pub fn scan(&mut self) -> Result<(), WatchError> {
         let watched = self.processes.values().filter(|process| !process.has_ended()).map(|process| process.identity);
-        let fresh = self.finder.look_around(watched.collect())?;
+        let (fresh, present) = self.finder.look_around(watched.collect())?;
+        self.forget_muted(&present)?;
         self.begin_all(fresh)
     }
 
@@ -209,9 +218,15 @@ impl Watch {
                     continue;
                 }
             };
-            let id =
-                self.kernel.list(Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 })?;
-            self.enter(id, Watched::new(*identity, found, bias))?;
+            self.unmute(identity.pid)?;
+            let process = Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 };
+            match self.kernel.list(process)? {
+                Some(id) => self.enter(id, Watched::new(*identity, found, bias))?,
+                None => {
+                    warn!("process {} ({}) is not watched: {}", identity.pid, found.exe.display(), Refusal::TooMany);
+                    self.finder.refuse(*identity, found.exe.clone(), Refusal::TooMany);
+                }
+            }
         }
         if self.probes.contains_key(&file) {
             return Ok(());
@@ -280,7 +295,7 @@ impl Watch {
                     self.enter(id, Watched::new(identity, &found, bias))?;
                 }
             }
-            Ok((_, None)) => self.kernel.unwatch(id)?,
+            Ok((identity, None)) => self.mute(id, identity)?,
             Err(error) => {
                 debug!("process {} is gone already: {error}", id.tgid());
                 self.kernel.unwatch(id)?;
@@ -300,6 +315,9 @@ impl Watch {
         };
         let Some(bias) = bias_at(&binary, RuntimeAddr(record.site.gopc)) else { return Ok(false) };
         let Some(name) = self.probes.get(&file).map(|probes| probes.name.clone()) else { return Ok(false) };
+        if !self.finder.target.wants_by_name(Path::new(&name)) {
+            return Ok(false);
+        }
         let pid = record.site.process.tgid();
         // The ticks since boot in which it was first seen: it lived less than a scan.
         let start_time = ticks_since_boot(monotonic_ns().saturating_sub(record.time_ns));

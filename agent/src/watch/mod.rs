@@ -1,6 +1,7 @@
 //! The watch: keeps the processes of the host, the kernel's probes and the ledger in step, and takes snapshots.
 //!
-//! - [`target`]: which processes are meant,
+//! - [`target`], [`rules`]: which processes are meant,
+//! - `choosing`: what becomes of those that are not, and of the others when the choice changes,
 //! - [`finding`]: who they are: those there are, and every program begun afterwards,
 //! - `proof`: whether memory agrees with what is supposed of a runtime,
 //! - [`runtimes`]: which file of a process holds its Go runtime,
@@ -16,11 +17,13 @@
 //! itself and tells. Of any other program that begins the kernel side tells too.
 
 pub mod binaries;
+mod choosing;
 mod ending;
 pub mod finding;
 mod governing;
 mod probes;
 mod proof;
+pub mod rules;
 pub mod runtimes;
 pub mod snapshot;
 pub mod stacks;
@@ -47,6 +50,7 @@ use tracing::debug;
 
 pub use binaries::{Binaries, Refusal, Watchable};
 pub use finding::Refused;
+pub use rules::{Pattern, Patterns, Rules, User};
 pub use runtimes::Found;
 pub use snapshot::Snapshot;
 pub use target::Target;
@@ -179,6 +183,8 @@ pub struct Watch {
     ledger: Ledger,
     /// First sights of sites, kept until the process is dropped.
     creation_stacks: BTreeMap<(ProcessId, RuntimeAddr), Vec<RuntimeAddr>>,
+    /// Processes of watched binaries that are not meant: the kernel side passes over them.
+    muted: BTreeMap<ProcessId, Identity>,
     windows: Windows,
     governing: Governing,
     time_boxes: TimeBoxes,
@@ -214,7 +220,7 @@ impl Watch {
             let found = finder.look_around(BTreeSet::new());
             (kernel.join().unwrap_or_else(|panic| resume_unwind(panic)), found)
         });
-        let (mut kernel, found) = (kernel?, found?);
+        let (mut kernel, (found, _)) = (kernel?, found?);
         // Other probes than those of uprobe_multi come off slowly: not many times a minute.
         let may_sample = kernel.method() == Method::UprobeMulti;
         let governor = Governor::new(config.budget, config.fidelity, may_sample);
@@ -227,6 +233,7 @@ impl Watch {
             processes: BTreeMap::new(),
             ledger: Ledger::default(),
             creation_stacks: BTreeMap::new(),
+            muted: BTreeMap::new(),
             windows: Windows::default(),
             governing,
             time_boxes: TimeBoxes::new(),
@@ -274,6 +281,7 @@ impl Watch {
             if let Some(process) = self.processes.get_mut(&id) {
                 process.end();
             }
+            self.muted_became_another(id)?;
             self.program_begun(id.tgid())?;
         } else if record.kind == Kind::ProgramBegun as u32 {
             self.program_begun(id.tgid())?;
