@@ -106,7 +106,10 @@ pub struct Unattributed {
 #[allow(unsafe_code, reason = "aya reads and writes map entries as bytes")]
 mod pod {
     use super::{Process, ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey};
-    use crate::window::Window;
+    use crate::{
+        story::{Goroutine, GoroutineKey, Histogram, HistogramKey, Spent, SpentKey, Story},
+        window::Window,
+    };
 
     // SAFETY: each is `#[repr(C)]` or transparent, made of u64s alone: no padding, every bit pattern valid.
     unsafe impl aya::Pod for Process {}
@@ -122,4 +125,18 @@ mod pod {
     unsafe impl aya::Pod for WaitKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Window {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Goroutine {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for GoroutineKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Histogram {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for HistogramKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Spent {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SpentKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Story {}
 }

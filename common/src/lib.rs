@@ -6,6 +6,7 @@
 //! - [`counts`]: keys and values of the counter maps,
 //! - [`event`]: records of the ring buffer,
 //! - [`loss`]: everything that can go missing, by name,
+//! - [`story`]: how long goroutines wait and live,
 //! - [`window`]: births and exits told one by one, for a short time.
 #![no_std]
 
@@ -13,6 +14,7 @@ pub mod counts;
 pub mod event;
 pub mod loss;
 pub mod probe;
+pub mod story;
 pub mod window;
 
 /// Names of the eBPF programs and maps, as both sides spell them.
@@ -27,6 +29,10 @@ pub mod names {
     pub const PARK_PLAIN: &str = "park_plain";
     /// Exits through a perf-event uprobe without a cookie.
     pub const EXIT_PLAIN: &str = "exit_plain";
+    /// The waits and lifetimes of a story, through a uprobe_multi link beside the one that counts.
+    pub const STORY_MULTI: &str = "story_multi";
+    /// The same through a perf-event uprobe with a cookie.
+    pub const STORY_SINGLE: &str = "story_single";
     /// Does nothing: the floor that benchmarks and calibration measure against.
     pub const EMPTY_MULTI: &str = "empty_multi";
     /// A process called execve.
@@ -46,6 +52,14 @@ pub mod names {
     pub const HOST_LOSSES: &str = "HOST_LOSSES";
     /// One [`crate::window::Window`].
     pub const WINDOW: &str = "WINDOW";
+    /// tgid ▶ [`crate::story::Story`]: whose story is told.
+    pub const STORIES: &str = "STORIES";
+    /// [`crate::story::GoroutineKey`] ▶ [`crate::story::Goroutine`].
+    pub const GOROUTINES: &str = "GOROUTINES";
+    /// [`crate::story::HistogramKey`] ▶ [`crate::story::Histogram`].
+    pub const HISTOGRAMS: &str = "HISTOGRAMS";
+    /// [`crate::story::SpentKey`] ▶ [`crate::story::Spent`].
+    pub const SPENT: &str = "SPENT";
     /// The ring buffer of [`crate::event`] records.
     pub const EVENTS: &str = "EVENTS";
 }

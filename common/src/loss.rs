@@ -35,6 +35,10 @@ losses! {
         StartUnreadable = 3: "start_unreadable",
         /// The ring buffer was full: a site's creation stack was not kept. No count is affected.
         StackDropped = 4: "creation_stack_dropped",
+        /// The map of a story's goroutines was full: a wait or a lifetime is not in it.
+        GoroutineMapFull = 5: "goroutine_map_full",
+        /// A map of a story's times was full: a wait or a lifetime is not in it, or not at its site.
+        TimeMapFull = 6: "time_map_full",
     }
 }
 

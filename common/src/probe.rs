@@ -11,7 +11,7 @@
 //!  bit   4      park: goroutine and reason are in registers (runtime.gopark), not in g (runtime.park_m)
 //!  bits  8..16  offset of g.gopc / 8 (g.startpc is 16 bytes behind it, since Go 1.17)
 //!  bits 16..24  offset of g.sched.bp / 8
-//!  bits 24..32  zero
+//!  bits 24..32  offset of g.sched.pc / 8
 //!  bits 32..44  offset of g.waitreason
 //!  bits 44..64  binary
 //! ```
@@ -26,11 +26,13 @@ pub enum Event {
     Park = 1,
     /// A goroutine ends: `runtime.gdestroy`, or `runtime.goexit0` before Go 1.22.
     Exit = 2,
+    /// A goroutine gets to run: `runtime.execute`. Only for a story.
+    Run = 3,
 }
 
 impl Event {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Birth, Self::Park, Self::Exit];
+    /// Those that are counted, whether or not a story is told.
+    pub const COUNTED: [Self; 3] = [Self::Birth, Self::Park, Self::Exit];
 
     /// The word for it.
     #[must_use]
@@ -39,6 +41,7 @@ impl Event {
             Self::Birth => "birth",
             Self::Park => "park",
             Self::Exit => "exit",
+            Self::Run => "run",
         }
     }
 }
@@ -54,6 +57,7 @@ const ADOPT: u64 = 1 << 3;
 const PARK_IN_REGISTERS: u64 = 1 << 4;
 const GOPC_SHIFT: u32 = 8;
 const SCHED_BP_SHIFT: u32 = 16;
+const SCHED_PC_SHIFT: u32 = 24;
 const WAITREASON_SHIFT: u32 = 32;
 const WAITREASON_MASK: u64 = 0xfff;
 const BINARY_SHIFT: u32 = 44;
@@ -69,6 +73,8 @@ pub struct GOffsets {
     pub waitreason: u32,
     /// `g.sched.bp`: the frame pointer of a goroutine that is not running.
     pub sched_bp: u32,
+    /// `g.sched.pc`: where a goroutine that is not running goes on.
+    pub sched_pc: u32,
 }
 
 /// The 64 bits of a probe. See the module's picture.
@@ -81,7 +87,7 @@ impl ProbeWord {
     /// does not fit, which no known Go version comes near.
     #[must_use]
     pub fn for_binary(binary: u32, offsets: GOffsets) -> Option<Self> {
-        let GOffsets { gopc, startpc, waitreason, sched_bp } = offsets;
+        let GOffsets { gopc, startpc, waitreason, sched_bp, sched_pc } = offsets;
         let eighth = |offset: u32| (offset.is_multiple_of(8) && offset / 8 <= 0xff).then_some(u64::from(offset / 8));
         if binary >= MAX_BINARIES
             || u64::from(waitreason) > WAITREASON_MASK
@@ -92,6 +98,7 @@ impl ProbeWord {
         Some(Self(
             eighth(gopc)? << GOPC_SHIFT
                 | eighth(sched_bp)? << SCHED_BP_SHIFT
+                | eighth(sched_pc)? << SCHED_PC_SHIFT
                 | u64::from(waitreason) << WAITREASON_SHIFT
                 | u64::from(binary) << BINARY_SHIFT,
         ))
@@ -163,6 +170,13 @@ impl ProbeWord {
         (self.0 >> SCHED_BP_SHIFT & 0xff) * 8
     }
 
+    /// Offset of `g.sched.pc` in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sched_pc_offset(self) -> u64 {
+        (self.0 >> SCHED_PC_SHIFT & 0xff) * 8
+    }
+
     /// Offset of `g.waitreason` in bytes.
     #[inline(always)]
     #[must_use]
@@ -182,7 +196,7 @@ impl ProbeWord {
 mod tests {
     use super::*;
 
-    const OFFSETS: GOffsets = GOffsets { gopc: 288, startpc: 304, waitreason: 176, sched_bp: 96 };
+    const OFFSETS: GOffsets = GOffsets { gopc: 288, startpc: 304, waitreason: 176, sched_bp: 96, sched_pc: 64 };
 
     #[test]
     fn what_goes_in_comes_out() {
@@ -190,7 +204,8 @@ mod tests {
         let word = word.event(Event::Exit).skip_taken(true).adopt(true).park_in_registers(true);
         assert_eq!(word.event_number(), Event::Exit as u64);
         assert!(word.skips_taken() && word.adopts() && word.is_park_in_registers());
-        assert_eq!((word.gopc_offset(), word.sched_bp_offset(), word.waitreason_offset()), (288, 96, 176));
+        assert_eq!((word.gopc_offset(), word.sched_bp_offset(), word.sched_pc_offset()), (288, 96, 64));
+        assert_eq!(word.waitreason_offset(), 176);
         assert_eq!(word.binary(), 0xf_fffe);
         let word = word.event(Event::Birth).skip_taken(false).adopt(false).park_in_registers(false);
         assert_eq!(word, ProbeWord::for_binary(0xf_fffe, OFFSETS).unwrap());

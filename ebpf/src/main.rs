@@ -1,4 +1,4 @@
-//! parkranger's eBPF programs: three scheduler events of Go, and exec and exit of processes.
+//! parkranger's eBPF programs: three scheduler events of Go, the stories of some processes, and exec and exit.
 //!
 //! Every program only reads registers and memory of the thread that hit it and adds to maps.
 #![no_std]
@@ -11,6 +11,7 @@ mod maps;
 mod processes;
 mod registers;
 mod scheduler;
+mod story;
 mod window;
 
 use aya_ebpf::{
@@ -55,6 +56,18 @@ pub fn park_plain(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn exit_plain(ctx: ProbeContext) -> u32 {
     scheduler::without_word(&ctx, Event::Exit);
+    0
+}
+
+#[uprobe(multi)]
+pub fn story_multi(ctx: ProbeContext) -> u32 {
+    story::with_word(&ctx, cookie(&ctx));
+    0
+}
+
+#[uprobe]
+pub fn story_single(ctx: ProbeContext) -> u32 {
+    story::with_word(&ctx, cookie(&ctx));
     0
 }
 

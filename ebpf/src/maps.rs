@@ -7,6 +7,7 @@ use aya_ebpf::{
 use parkranger_common::{
     counts::{Process, ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey},
     loss::HostLoss,
+    story::{Goroutine, GoroutineKey, Histogram, HistogramKey, Spent, SpentKey, Story},
     window::Window,
 };
 
@@ -33,6 +34,22 @@ pub static HOST_LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(HostLos
 /// Whose births and exits are told one by one.
 #[map]
 pub static WINDOW: Array<Window> = Array::with_max_entries(1, 0);
+
+/// Whose story is told, by tgid.
+#[map]
+pub static STORIES: HashMap<u32, Story> = HashMap::with_max_entries(8192, 0);
+
+/// The goroutines of stories.
+#[map]
+pub static GOROUTINES: HashMap<GoroutineKey, Goroutine> = HashMap::with_max_entries(65536, 0);
+
+/// Waits by reason, and lifetimes, of processes.
+#[map]
+pub static HISTOGRAMS: HashMap<HistogramKey, Histogram> = HashMap::with_max_entries(1024, 0);
+
+/// The same by site, summed up.
+#[map]
+pub static SPENT: HashMap<SpentKey, Spent> = HashMap::with_max_entries(16384, 0);
 
 /// First sights, exec and exit.
 #[map]

@@ -15,7 +15,7 @@ use parkranger_common::{
 
 use crate::{
     RING_FLAGS, host_loss,
-    maps::{EVENTS, PROCESSES},
+    maps::{EVENTS, PROCESSES, STORIES},
 };
 
 /// Lists a process of a watched binary that the agent does not know yet, so that nothing of it is missed.
@@ -45,6 +45,7 @@ pub fn exec(ctx: &RawTracePointContext) {
     if let Some(process) = unsafe { PROCESSES.get(&tgid) } {
         send(Kind::ProcessExec, process, 0, now);
         let _ = PROCESSES.remove(&tgid);
+        let _ = STORIES.remove(&tgid);
         debug!(ctx, "process {} called execve", tgid);
     } else {
         send(Kind::ProgramBegun, &Process { id: ProcessId::new(tgid, now), word: 0 }, 0, now);

@@ -66,11 +66,13 @@ pub fn without_word(ctx: &ProbeContext, event: Event) {
         Event::Birth => birth(ctx, process, word),
         Event::Park => park(ctx, process, word),
         Event::Exit => exit(ctx, process, word),
+        // Stories need a word.
+        Event::Run => {}
     }
 }
 
 #[inline(always)]
-fn current_tgid() -> u32 {
+pub fn current_tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
@@ -126,16 +128,22 @@ fn exit(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
     }
 }
 
-/// `gopark(unlockf, lock, reason, …)` on the goroutine itself, or `park_m(gp *g)` on g0 with the reason in g.
+/// Which goroutine parks, and why: `gopark(unlockf, lock, reason, …)` on the goroutine itself, or `park_m(gp *g)` on g0
+/// with the reason in g.
 #[inline(always)]
-fn park(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
-    let (g, reason) = if word.is_park_in_registers() {
+pub fn parking(ctx: &ProbeContext, word: ProbeWord) -> (u64, Option<u8>) {
+    if word.is_park_in_registers() {
         (registers::current_g(ctx), Some(registers::argument_3(ctx) as u8))
     } else {
         let g = registers::argument_1(ctx);
         // SAFETY: reads user memory through the kernel's checked copy.
         (g, unsafe { bpf_probe_read_user((g + word.waitreason_offset()) as *const u8) }.ok())
-    };
+    }
+}
+
+#[inline(always)]
+fn park(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
+    let (g, reason) = parking(ctx, word);
     let (Some(reason), Some(site)) = (reason, site_of(process.id, g, word)) else {
         lose(process.id, ProcessLoss::GoroutineUnreadable, Some(Event::Park));
         return;
@@ -149,7 +157,7 @@ fn park(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
 
 /// Reads where goroutine `g` comes from: `gopc`, `ancestors`, `startpc` stand together.
 #[inline(always)]
-fn site_of(process: ProcessId, g: u64, word: ProbeWord) -> Option<SiteKey> {
+pub fn site_of(process: ProcessId, g: u64, word: ProbeWord) -> Option<SiteKey> {
     // SAFETY: reads user memory through the kernel's checked copy.
     let [gopc, _ancestors, startpc] =
         unsafe { bpf_probe_read_user((g + word.gopc_offset()) as *const [u64; 3]) }.ok()?;
@@ -201,7 +209,7 @@ pub fn lose(process: ProcessId, loss: ProcessLoss, event: Option<Event>) {
             Some(Event::Birth) => add_one(&raw mut (*value).births),
             Some(Event::Exit) => add_one(&raw mut (*value).exits),
             Some(Event::Park) => add_one(&raw mut (*value).parks),
-            None => {}
+            Some(Event::Run) | None => {}
         }
     }
 }
@@ -209,6 +217,12 @@ pub fn lose(process: ProcessId, loss: ProcessLoss, event: Option<Event>) {
 /// Adds one atomically: on one CPU too, a program can be preempted between load and store.
 #[inline(always)]
 pub fn add_one(value: *mut u64) {
+    add(value, 1);
+}
+
+/// Adds atomically.
+#[inline(always)]
+pub fn add(value: *mut u64, more: u64) {
     // SAFETY: `value` points into a map's value, checked by the verifier.
-    unsafe { intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::Relaxed }>(value, 1) };
+    unsafe { intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::Relaxed }>(value, more) };
 }

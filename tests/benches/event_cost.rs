@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let Some(go) = toolchain("event_cost", skip::perf_uprobes, &options) else { return Ok(()) };
     let (_directory, path) = go.build(go::Program::Bench, go::Variant::Plain)?.private_copy()?;
     let mut comparisons = Vec::new();
-    for event in Event::ALL {
+    for event in Event::COUNTED {
         comparisons.push(compare(event, &path, &options)?);
     }
     report::finish("event_cost", &format!("1.{}", options.go), &options, &comparisons)

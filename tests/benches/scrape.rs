@@ -14,6 +14,7 @@ use parkranger::watch::Snapshot;
 use parkranger::watch::snapshot::{ProcessSnapshot, SiteSnapshot};
 use parkranger_common::counts::ProcessId;
 use parkranger_common::loss::ProcessLoss;
+use parkranger_common::story::Spent;
 use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report};
 
 const PROCESSES: u32 = 100;
@@ -21,7 +22,8 @@ const SITES: u64 = 5_000;
 const SERIES: usize = 60;
 /// A scrape may take this long.
 const MOST_MS: f64 = 100.0;
-const FIRST: &str = "the first scrape, which gets to know all sites";
+const LEARN: &str = "getting to know all sites, before anybody asks";
+const FIRST: &str = "the first scrape";
 const SCRAPE: &str = "a scrape";
 const WRITE: &str = "writing the same bytes line by line";
 
@@ -31,12 +33,18 @@ fn main() -> Result<()> {
     let numbers = HashMap::new();
     let mut book = SiteBook::new(SERIES);
     let text = render(&snapshots[0], &numbers, &mut book)?;
-    let variants = [FIRST, SCRAPE, WRITE];
+    let variants = [LEARN, FIRST, SCRAPE, WRITE];
+    let mut fresh = SiteBook::new(SERIES);
     let values = interleave(options.rounds, variants.len(), |round, variant| {
         let begin = Instant::now();
         let bytes = match variant {
-            0 => render(&snapshots[round % 2], &numbers, &mut SiteBook::new(SERIES))?.len(),
-            1 => render(&snapshots[round % 2], &numbers, &mut book)?.len(),
+            0 => {
+                fresh = SiteBook::new(SERIES);
+                fresh.learn(&snapshots[round % 2]);
+                text.len()
+            }
+            1 => render(&snapshots[round % 2], &numbers, &mut fresh)?.len(),
+            2 => render(&snapshots[round % 2], &numbers, &mut book)?.len(),
             _ => {
                 let mut copy = String::new();
                 for line in text.lines() {
@@ -54,7 +62,11 @@ fn main() -> Result<()> {
     let samples: Vec<Samples> =
         variants.iter().zip(values).map(|(variant, values)| Samples { variant: (*variant).into(), values }).collect();
     let comparison = Comparison::new("time to make the metrics", "ms", &[WRITE], &samples);
-    let slow = comparison.rows.iter().find(|row| row.variant == SCRAPE && row.median > MOST_MS).map(|row| row.median);
+    let slow = comparison
+        .rows
+        .iter()
+        .find(|row| [FIRST, SCRAPE].contains(&row.variant.as_str()) && row.median > MOST_MS)
+        .map(|row| row.median);
     report::finish("scrape", &format!("1.{}", options.go), &options, &[comparison])?;
     ensure!(slow.is_none(), "a scrape takes {slow:?} ms, more than {MOST_MS}");
     Ok(())
@@ -94,6 +106,7 @@ fn process(pid: u32, round: u64) -> ProcessSnapshot {
         losses: ProcessLoss::ALL.iter().map(|loss| (loss.name(), 0)).collect(),
         stack_bytes: Some(sites.iter().filter_map(|site| site.stack_bytes).sum()),
         sites,
+        story: None,
     }
 }
 
@@ -117,5 +130,7 @@ fn site(number: u64, pid: u64, round: u64) -> SiteSnapshot {
         waits: BTreeMap::from([("chan receive".to_owned(), parks / 2), ("select".to_owned(), parks - parks / 2)]),
         creation_stack: Vec::new(),
         stack_bytes: Some(live * 2048),
+        waited: BTreeMap::new(),
+        lived: Spent::default(),
     }
 }

@@ -65,8 +65,45 @@ pub struct Process {
     pub parks: u64,
     /// What is known to be missing, by name.
     pub losses: BTreeMap<String, u64>,
+    /// How long goroutines wait and live, where that was ever told.
+    pub story: Option<Story>,
     /// One per (site, start function).
     pub sites: Vec<Site>,
+}
+
+/// The story of a process.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Story {
+    /// For how long it was told.
+    pub seconds: f64,
+    /// When it ends.
+    pub ends_in_seconds: Option<f64>,
+    /// By wait reason.
+    pub waits: BTreeMap<String, Times>,
+    /// From first runs to ends.
+    pub lifetimes: Times,
+}
+
+/// How long something took.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Times {
+    /// How often.
+    pub count: u64,
+    /// All together.
+    pub seconds: f64,
+    /// Half of them are not longer.
+    pub p50_seconds: Option<f64>,
+    /// Upper bounds in seconds, and how many are in each.
+    pub buckets: Vec<(Option<f64>, u64)>,
+}
+
+/// Times of a site, summed up.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub struct Spent {
+    /// How many.
+    pub count: u64,
+    /// How long together.
+    pub seconds: f64,
 }
 
 /// For how long something was not counted at all, in seconds.
@@ -125,6 +162,12 @@ pub struct Site {
     pub waits: BTreeMap<String, u64>,
     /// Some of it is estimated.
     pub approximate: bool,
+    /// By wait reason, in a story.
+    #[serde(default)]
+    pub waited: BTreeMap<String, Spent>,
+    /// Lives that began and ended in a story.
+    #[serde(default)]
+    pub lived: Spent,
 }
 
 /// `parkranger check --pid N --json`

@@ -38,6 +38,8 @@ pub enum Program {
     Served,
     /// Does one kind of work as fast as it can.
     Load,
+    /// Waits in known ways for known times.
+    Waits,
     /// Becomes another program, under a restriction.
     Launch,
 }
@@ -76,6 +78,7 @@ impl Program {
             Program::Crowd => "crowd",
             Program::Served => "served",
             Program::Load => "load",
+            Program::Waits => "waits",
             Program::Launch => "launch",
         };
         programs().join(name)
@@ -256,7 +259,7 @@ impl Toolchain {
         let with_profile = format!("-pgo={}", profile.display());
         let args: Vec<&str> = args.iter().copied().chain([with_profile.as_str()]).collect();
         let mut result = Ok(());
-        for seconds in [4, 8, 16] {
+        for seconds in [4, 8, 16, 32] {
             record_profile(&plain.path, &profile, seconds)?;
             self.run(fixtures, &program.directory(), &args)?;
             result = self.check_gopark_is_inlined(fixtures, built);

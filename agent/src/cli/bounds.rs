@@ -52,9 +52,9 @@ impl Bounds {
         }
     }
 
-    /// Sizes of the kernel's maps.
-    pub(super) fn sizes(self) -> Sizes {
-        let usual = Sizes::default();
+    /// Sizes of the kernel's maps, with or without stories.
+    pub(super) fn sizes(self, stories: bool) -> Sizes {
+        let usual = if stories { Sizes::default().with_stories() } else { Sizes::default() };
         let sites = self.max_sites.map_or(usual.sites, |number| number.0);
         let processes = self.max_processes.map_or(usual.processes, |number| number.0);
         Sizes { sites, processes, ..usual }
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn what_is_given_counts_and_nonsense_is_refused() {
         let bounds: Bounds = toml::from_str("max-sites = 7").unwrap();
-        let sizes = bounds.or(Bounds { max_sites: Some(Number(9)), max_processes: Some(Number(3)) }).sizes();
+        let sizes = bounds.or(Bounds { max_sites: Some(Number(9)), max_processes: Some(Number(3)) }).sizes(false);
         assert_eq!((sizes.sites, sizes.processes), (7, 3));
         assert!(toml::from_str::<Bounds>("max-sites = 0").is_err() && "0".parse::<Number>().is_err());
         assert!("4000000000".parse::<Number>().is_err());

@@ -18,6 +18,7 @@ use super::{
     target::{AttachOptions, TargetOptions},
 };
 use crate::{
+    governor::Fidelity,
     host::Proc,
     kernel::Sizes,
     views::{Sort, TableOptions, json, table},
@@ -78,7 +79,7 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
 async fn watch(options: Options) -> Result<(), Failure> {
     // Before anything is attached: an interrupt during the start must take the probes off too.
     let mut stop = Stop::new()?;
-    let sizes = options.bounds.sizes();
+    let sizes = options.bounds.sizes(options.budget.fidelity == Fidelity::Story);
     let config = Config {
         target: options.target.target(),
         symbols: options.target.symbols(),

@@ -1,5 +1,5 @@
 //! Metric families as OpenTelemetry takes them (OTLP): the same names, labels and values as for Prometheus. What only
-//! grows is a cumulative sum, everything else a gauge.
+//! grows is a cumulative sum, histograms are those, everything else a gauge.
 
 use std::time::SystemTime;
 
@@ -7,8 +7,8 @@ use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
     metrics::v1::{
-        AggregationTemporality, Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric,
-        number_data_point,
+        AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
+        ScopeMetrics, Sum, metric, number_data_point,
     },
     resource::v1::Resource,
 };
@@ -24,8 +24,8 @@ pub struct Times {
     pub now: SystemTime,
 }
 
-/// The body of an export request, with `attributes` of who sends it. Families that are neither counters nor gauges are
-/// left out.
+/// The body of an export request, with `attributes` of who sends it. Families that are none of counters, gauges and
+/// histograms are left out.
 #[must_use]
 pub fn request(families: &[MetricFamily], times: Times, attributes: &[(&str, &str)]) -> Vec<u8> {
     let metrics = families.iter().filter_map(|family| metric(family, times)).collect();
@@ -56,6 +56,10 @@ fn metric(family: &MetricFamily, times: Times) -> Option<Metric> {
         MetricType::GAUGE => {
             metric::Data::Gauge(Gauge { data_points: points(|series| series.get_gauge().get_value()) })
         }
+        MetricType::HISTOGRAM => metric::Data::Histogram(Histogram {
+            data_points: family.get_metric().iter().map(|series| histogram(series, times)).collect(),
+            aggregation_temporality: AggregationTemporality::Cumulative.into(),
+        }),
         _ => return None,
     };
     Some(Metric {
@@ -67,9 +71,34 @@ fn metric(family: &MetricFamily, times: Times) -> Option<Metric> {
     })
 }
 
+fn histogram(series: &Series, times: Times) -> HistogramDataPoint {
+    let histogram = series.get_histogram();
+    let mut below = 0;
+    let mut bucket_counts: Vec<u64> = Vec::new();
+    for bucket in histogram.get_bucket() {
+        bucket_counts.push(bucket.cumulative_count().saturating_sub(below));
+        below = bucket.cumulative_count();
+    }
+    bucket_counts.push(histogram.get_sample_count().saturating_sub(below));
+    HistogramDataPoint {
+        attributes: attributes(series),
+        start_time_unix_nano: nanoseconds(times.start),
+        time_unix_nano: nanoseconds(times.now),
+        count: histogram.get_sample_count(),
+        sum: Some(histogram.get_sample_sum()),
+        bucket_counts,
+        explicit_bounds: histogram.get_bucket().iter().map(|bucket| bucket.upper_bound()).collect(),
+        ..HistogramDataPoint::default()
+    }
+}
+
+fn attributes(series: &Series) -> Vec<KeyValue> {
+    series.get_label().iter().map(|label| attribute(label.name(), label.value())).collect()
+}
+
 fn point(series: &Series, value: f64, times: Times) -> NumberDataPoint {
     NumberDataPoint {
-        attributes: series.get_label().iter().map(|label| attribute(label.name(), label.value())).collect(),
+        attributes: attributes(series),
         start_time_unix_nano: nanoseconds(times.start),
         time_unix_nano: nanoseconds(times.now),
         value: Some(number_data_point::Value::AsDouble(value)),

@@ -1,4 +1,5 @@
-//! Profiles by creation site, out of the ledger: births, exits and live goroutines, or parks by wait reason.
+//! Profiles by creation site, out of the ledger: births, exits and live goroutines, or parks by wait reason with the time
+//! they took, where that is known.
 //!
 //! A sample's stack is the site's creation stack as it was first seen, or just the `go` statement where that was before
 //! the attach. Counts are since attach; with an earlier snapshot they are since then.
@@ -23,7 +24,7 @@ use crate::{
 pub enum SiteProfile {
     /// Births, exits, live goroutines.
     Births,
-    /// Parks, labelled with the wait reason.
+    /// Parks, labelled with the wait reason, and how long they took while a story was told.
     Parks,
 }
 
@@ -41,10 +42,12 @@ pub fn write(
 ) -> io::Result<()> {
     let values: &[(&str, &str)] = match profile {
         SiteProfile::Births => &[("births", "count"), ("exits", "count"), ("live", "count")],
+        SiteProfile::Parks if process.story.is_some() => &[("parks", "count"), ("delay", "nanoseconds")],
         SiteProfile::Parks => &[("parks", "count")],
     };
     let duration = before.map_or(Duration::ZERO, |(_, duration)| duration);
-    let mut builder = Builder { tables: Tables::new(values, time, duration), locations: HashMap::new() };
+    let with_delay = process.story.is_some();
+    let mut builder = Builder { tables: Tables::new(values, time, duration), locations: HashMap::new(), with_delay };
     builder.mapping(process.library.as_deref().unwrap_or(&process.exe));
     let earlier: HashMap<Site, &SiteSnapshot> =
         before.map(|(before, _)| before.sites.iter().map(|site| (site.id, site)).collect()).unwrap_or_default();
@@ -57,6 +60,12 @@ pub fn write(
 struct Builder {
     tables: Tables,
     locations: HashMap<Line, u64>,
+    /// Parks come with the time they took, as far as that is known.
+    with_delay: bool,
+}
+
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// The one mapping that all locations are in.
@@ -78,7 +87,6 @@ impl Builder {
     }
 
     fn site(&mut self, profile: SiteProfile, site: &SiteSnapshot, before: Option<&SiteSnapshot>) {
-        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         match profile {
             SiteProfile::Births => {
                 let (births, exits, live) = before.map_or((0, 0, 0), |site| (site.births, site.exits, site.live));
@@ -92,14 +100,21 @@ impl Builder {
             SiteProfile::Parks => {
                 for (reason, parks) in &site.waits {
                     let earlier = before.and_then(|site| site.waits.get(reason)).copied().unwrap_or_default();
-                    self.sample(site, vec![number(parks.saturating_sub(earlier))], &[("wait reason", reason)]);
+                    let delay = |site: &SiteSnapshot| site.waited.get(reason).map_or(0, |spent| spent.ns);
+                    let delay = delay(site).saturating_sub(before.map_or(0, delay));
+                    self.parks(site, parks.saturating_sub(earlier), delay, reason);
                 }
                 // Parks whose reason the kernel side could not keep.
                 let unknown = |site: &SiteSnapshot| site.parks.saturating_sub(site.waits.values().sum());
                 let rest = unknown(site).saturating_sub(before.map_or(0, unknown));
-                self.sample(site, vec![number(rest)], &[("wait reason", "unknown")]);
+                self.parks(site, rest, 0, "unknown");
             }
         }
+    }
+
+    fn parks(&mut self, site: &SiteSnapshot, parks: u64, delay_ns: u64, reason: &str) {
+        let delay = self.with_delay.then(|| number(delay_ns));
+        self.sample(site, [number(parks)].into_iter().chain(delay).collect(), &[("wait reason", reason)]);
     }
 
     fn sample(&mut self, site: &SiteSnapshot, value: Vec<i64>, labels: &[(&str, &str)]) {
@@ -108,7 +123,7 @@ impl Builder {
         }
         let location_id = match site.creation_stack.as_slice() {
             [] => vec![self.location(&site.function, &site.file, site.line)],
-            stack => stack.iter().map(|frame| self.location(&frame.function, &frame.file, frame.line)).collect(),
+            stack => stack.iter().map(|frame| self.location(frame.symbol(), &frame.file, frame.line)).collect(),
         };
         let start = Some(("starts", site.start_function.as_str())).filter(|(_, start)| !start.is_empty());
         let label = start.iter().chain(labels);

@@ -36,6 +36,12 @@ pub struct Attachment {
     links: Vec<(&'static str, UProbeLinkId)>,
 }
 
+impl Attachment {
+    pub(super) fn of(program: &'static str, link: UProbeLinkId) -> Self {
+        Self { links: vec![(program, link)] }
+    }
+}
+
 impl Kernel {
     /// Whether all probes of one binary can be told apart by the way that probes are attached here.
     ///
@@ -87,7 +93,12 @@ impl Kernel {
         Ok(attachment)
     }
 
-    fn attach_program(&mut self, name: &'static str, binary: &File, probes: &[&Probe]) -> Result<UProbeLinkId, String> {
+    pub(super) fn attach_program(
+        &mut self,
+        name: &'static str,
+        binary: &File,
+        probes: &[&Probe],
+    ) -> Result<UProbeLinkId, String> {
         let with_cookie = self.method != Method::PerfPlain;
         let points = probes.iter().map(|probe| UProbeAttachPoint {
             location: UProbeAttachLocation::AbsoluteOffset(probe.offset.0),
@@ -139,6 +150,6 @@ impl Kernel {
             program.load().map_err(|error| attach_error(with_sources(&error)))?;
         }
         let link = self.attach_program(program_name, binary, &probes.iter().collect::<Vec<_>>());
-        Ok(Attachment { links: vec![(program_name, link.map_err(attach_error)?)] })
+        Ok(Attachment::of(program_name, link.map_err(attach_error)?))
     }
 }

@@ -1,5 +1,7 @@
 //! From the eBPF object to loaded programs: the best method this kernel has, maps sized, lifecycle tracepoints attached.
 
+use std::collections::BTreeSet;
+
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{HashMap, MapData, MapError, RingBuf},
@@ -16,12 +18,19 @@ use super::{Capability, KernelError, Method, Sizes};
 /// The eBPF programs, as `cargo xtask build` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PARKRANGER_EBPF_OBJECT"));
 
+/// Waits by reason and lifetimes of all stories: some ten of each process.
+const HISTOGRAMS: u32 = 2048;
+
 /// The loaded programs and their maps. Dropping it detaches everything.
 pub struct Kernel {
     pub(super) ebpf: Ebpf,
     pub(super) method: Method,
     /// Mapped once: it is drained many times a second.
     pub(super) ring: RingBuf<MapData>,
+    /// There is room for stories.
+    pub(super) stories: bool,
+    /// Whose was told, since they are watched.
+    pub(super) told: BTreeSet<ProcessId>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -43,12 +52,18 @@ impl Kernel {
     }
 
     fn load_programs(capability: &Capability, sizes: Sizes, only: Option<Method>) -> Result<Self, KernelError> {
+        let stories = sizes.goroutines > 0;
+        let for_stories = |entries: u32| if stories { entries } else { 1 };
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(names::SITES, sizes.sites)
             .map_max_entries(names::WAITS, sizes.waits())
             .map_max_entries(names::PROCESSES, sizes.processes)
             .map_max_entries(names::UNATTRIBUTED, sizes.processes)
             .map_max_entries(names::EVENTS, sizes.ring_bytes)
+            .map_max_entries(names::STORIES, for_stories(sizes.processes))
+            .map_max_entries(names::GOROUTINES, for_stories(sizes.goroutines))
+            .map_max_entries(names::HISTOGRAMS, for_stories(HISTOGRAMS))
+            .map_max_entries(names::SPENT, for_stories(sizes.sites))
             .load(OBJECT)
             .map_err(|error| load_error(&error))?;
         let logger =
@@ -63,7 +78,7 @@ impl Kernel {
         }
         let ring = ebpf.take_map(names::EVENTS).ok_or_else(|| missing(names::EVENTS))?;
         let ring = RingBuf::try_from(ring).map_err(|error| KernelError::Load(with_sources(&error)))?;
-        Ok(Self { ebpf, method, ring, logger })
+        Ok(Self { ebpf, method, ring, stories, told: BTreeSet::new(), logger })
     }
 
     /// How probes are attached here.

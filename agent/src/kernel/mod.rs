@@ -8,7 +8,8 @@
 //! - [`calibrate`]: what one hit costs on this machine,
 //! - `batch`: a whole map in a few system calls,
 //! - `sizes`: how large the maps are,
-//! - [`read`]: counters and records out of the maps.
+//! - [`read`]: counters and records out of the maps,
+//! - [`story`]: waits and lifetimes.
 //!
 //! Nothing here knows Go: a probe is an offset in a file and a word.
 
@@ -21,6 +22,7 @@ pub mod read;
 mod removal;
 mod rounds;
 mod sizes;
+pub mod story;
 
 pub use attach::Attachment;
 pub use calibrate::HitCosts;
@@ -29,6 +31,7 @@ pub use load::Kernel;
 pub use read::Counters;
 pub use removal::Removal;
 pub use sizes::Sizes;
+pub use story::Stories;
 
 /// What can go wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,7 @@ use parkranger_common::{
 };
 use tracing::debug;
 
-use super::{Kernel, KernelError, batch};
+use super::{Kernel, KernelError, Stories, batch};
 
 /// All counters at one moment, summed over CPUs. Totals since each process was listed: they only grow.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct Counters {
     pub waits: Vec<(WaitKey, u64)>,
     /// Events without a site, and losses, by process.
     pub unattributed: Vec<(ProcessId, Unattributed)>,
+    /// What came of stories.
+    pub stories: Stories,
     /// What was lost without a process.
     pub host_losses: [u64; HostLoss::COUNT],
 }
@@ -36,7 +38,8 @@ pub struct Counters {
 impl Default for Counters {
     fn default() -> Self {
         let (sites, waits, unattributed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { at: Instant::now(), sites, waits, unattributed, host_losses: [0; HostLoss::COUNT] }
+        let (stories, host_losses) = (Stories::default(), [0; HostLoss::COUNT]);
+        Self { at: Instant::now(), sites, waits, unattributed, stories, host_losses }
     }
 }
 
@@ -47,7 +50,8 @@ impl Kernel {
     ///
     /// [`KernelError::Map`].
     pub fn counters(&self) -> Result<Counters, KernelError> {
-        let mut counters = Counters { sites: self.sites()?, waits: self.waits()?, ..Counters::default() };
+        let (sites, waits, stories) = (self.sites()?, self.waits()?, self.told_stories()?);
+        let mut counters = Counters { sites, waits, stories, ..Counters::default() };
         let unattributed: HashMap<_, ProcessId, Unattributed> = self.map(names::UNATTRIBUTED)?;
         for entry in &unattributed {
             counters.unattributed.push(entry.map_err(|error| read_error(names::UNATTRIBUTED, &error))?);
@@ -82,7 +86,7 @@ impl Kernel {
         for id in gone {
             ignore_missing(unattributed.remove(id), names::UNATTRIBUTED)?;
         }
-        Ok(())
+        self.remove_stories(gone)
     }
 
     /// Empties the ring buffer: what is told of processes and sites, and births and exits of the open window.
@@ -160,12 +164,15 @@ impl Kernel {
         })
     }
 
-    fn map<'a, T: TryFrom<&'a Map, Error = MapError>>(&'a self, name: &'static str) -> Result<T, KernelError> {
+    pub(super) fn map<'a, T: TryFrom<&'a Map, Error = MapError>>(
+        &'a self,
+        name: &'static str,
+    ) -> Result<T, KernelError> {
         let map = self.ebpf.map(name).ok_or_else(|| missing(name))?;
         T::try_from(map).map_err(|error| read_error(name, &error))
     }
 
-    fn map_mut<'a, T: TryFrom<&'a mut Map, Error = MapError>>(
+    pub(super) fn map_mut<'a, T: TryFrom<&'a mut Map, Error = MapError>>(
         &'a mut self,
         name: &'static str,
     ) -> Result<T, KernelError> {
@@ -175,7 +182,7 @@ impl Kernel {
 }
 
 /// A plain value out of the kernel's bytes; they may stand anywhere. `None` where there are too few.
-fn of_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
+pub(super) fn of_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
     if bytes.len() < size_of::<T>() {
         return None;
     }
@@ -184,7 +191,7 @@ fn of_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
-fn ignore_missing(result: Result<(), MapError>, map: &'static str) -> Result<(), KernelError> {
+pub(super) fn ignore_missing(result: Result<(), MapError>, map: &'static str) -> Result<(), KernelError> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -192,10 +199,10 @@ fn ignore_missing(result: Result<(), MapError>, map: &'static str) -> Result<(),
     }
 }
 
-fn missing(map: &'static str) -> KernelError {
+pub(super) fn missing(map: &'static str) -> KernelError {
     KernelError::Map { action: "read", map, why: "the eBPF object has no such map".to_owned() }
 }
 
-fn read_error(map: &'static str, error: &MapError) -> KernelError {
+pub(super) fn read_error(map: &'static str, error: &MapError) -> KernelError {
     KernelError::Map { action: "read", map, why: super::load::with_sources(error) }
 }

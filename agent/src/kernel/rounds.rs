@@ -82,7 +82,7 @@ pub(super) const LOOPS: [(Event, Rounds); 3] = [
 pub(super) fn probed(event: Event) -> u64 {
     let instruction = match event {
         Event::Birth => &raw const parkranger_probed_birth,
-        Event::Park => &raw const parkranger_probed_park,
+        Event::Park | Event::Run => &raw const parkranger_probed_park,
         Event::Exit => &raw const parkranger_probed_exit,
     };
     instruction.addr() as u64

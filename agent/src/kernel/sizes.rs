@@ -17,6 +17,10 @@ const WAITS_PER_SITE: u32 = 2;
 /// The kernel's own part of an entry of a hash map (struct htab_elem), and of its bucket.
 const ENTRY_BYTES: u64 = 48 + 16;
 
+/// Goroutines of stories, and what the map takes for each.
+const STORY_GOROUTINES: u32 = 1 << 17;
+const GOROUTINE_BYTES: u64 = 120;
+
 /// How many entries the maps hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -26,6 +30,8 @@ pub struct Sizes {
     pub processes: u32,
     /// Bytes of the ring buffer, a power of two.
     pub ring_bytes: u32,
+    /// Goroutines of stories, all together; 0 where none will be told.
+    pub goroutines: u32,
 }
 
 impl Default for Sizes {
@@ -39,7 +45,14 @@ impl Sizes {
         let sites = BYTES / Self::site_bytes(cpus);
         let ring_bytes = (RING_BYTES_PER_CPU * cpus).next_power_of_two().clamp(RING_BYTES.0, RING_BYTES.1);
         let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        Self { sites: narrow(sites).clamp(LEAST_SITES, SITES), processes: 8192, ring_bytes: narrow(ring_bytes) }
+        let sites = narrow(sites).clamp(LEAST_SITES, SITES);
+        Self { sites, processes: 8192, ring_bytes: narrow(ring_bytes), goroutines: 0 }
+    }
+
+    /// With room for stories.
+    #[must_use]
+    pub fn with_stories(self) -> Self {
+        Self { goroutines: STORY_GOROUTINES, ..self }
     }
 
     /// Kinds of waits by site, of all sites together.
@@ -56,6 +69,7 @@ impl Sizes {
         u64::from(self.sites) * Self::site_bytes(cpus)
             + u64::from(self.processes) * (process as u64 + 2 * ENTRY_BYTES)
             + u64::from(self.ring_bytes)
+            + u64::from(self.goroutines) * GOROUTINE_BYTES
     }
 
     /// What one site takes, with its waits.

@@ -5,6 +5,7 @@
 //! | birth | `runtime.newproc1` | refuse | every goroutine passes it, also `iter.Pull`'s; `newproc` does not see those |
 //! | park | `runtime.gopark`, nowhere inlined | `runtime.park_m` | its second half, one to one, reached only through `mcall` |
 //! | exit | `runtime.gdestroy`, where it exists (Go ≥ 1.22) | `runtime.goexit0` | where every goroutine ends |
+//! | run | `runtime.execute` | no stories | every goroutine that gets to run passes it; `ready` does not see those that netpoll wakes |
 //!
 //! Which functions exist decides, never the version number: a vendor's backport or a linker's dead-code removal
 //! changes the former only.
@@ -141,6 +142,8 @@ pub struct ProbePoint {
 pub struct Plan {
     /// All of them must be attached, or a count is wrong. In the order birth, park, exit; an exit may have two.
     pub points: Vec<ProbePoint>,
+    /// Where goroutines get to run, for stories; or why none can be told.
+    pub run: Result<ProbePoint, Refusal>,
     /// Sentences for `--verbose`: where and why the plan is not the usual one.
     pub notes: Vec<String>,
 }
@@ -305,7 +308,7 @@ impl Plan {
     ///
     /// The first reason found why a count would not be exact.
     pub fn of(image: &impl Image) -> Result<Self, Refusal> {
-        let mut plan = Self { points: Vec::new(), notes: Vec::new() };
+        let mut plan = Self { points: Vec::new(), run: run(image), notes: Vec::new() };
         plan.birth(image)?;
         plan.park(image)?;
         plan.exit(image)?;
@@ -382,6 +385,13 @@ impl Plan {
         self.points.push(point(image, Event::Exit, &goexit0, GoroutineSource::FirstArgument)?);
         Ok(())
     }
+}
+
+/// `execute` runs on g0 and ends in the goroutine, wherever that comes from: the run queues, the network poller, a thread it
+/// is locked to, a park that did not come about. A coroutine that `iter.Pull` switches to goes by it, and has not parked.
+fn run(image: &impl Image) -> Result<ProbePoint, Refusal> {
+    let execute = present(image, Event::Run, &["runtime.execute"])?;
+    point(image, Event::Run, &execute, GoroutineSource::FirstArgument)
 }
 
 /// The body of the first of `names`, which must exist and be nowhere inlined. The others are only named in the refusal.

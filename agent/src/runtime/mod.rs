@@ -9,6 +9,7 @@ pub(crate) mod code;
 mod dwarf_layout;
 mod layout;
 mod layouts;
+mod number_places;
 mod numbers;
 pub(crate) mod scheduler;
 mod settings;
@@ -20,7 +21,8 @@ mod wait_reasons;
 pub(crate) mod waiting;
 
 pub use layout::{Layout, LayoutError, LayoutSource};
-pub use numbers::{NumberPlaces, Numbers};
+pub use number_places::NumberPlaces;
+pub use numbers::{LocalQueues, Numbers};
 pub use settings::{Allowance, Settings};
 pub use system::is_system_goroutine;
 pub use wait_reasons::{WaitReasonError, WaitReasons};

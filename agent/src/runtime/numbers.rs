@@ -1,17 +1,12 @@
-//! What the Go runtime knows of itself: garbage collections, heap, threads, processors. Read out of its own variables.
-//!
-//! They are found by name in the symbol table, and a number is read only where the Go version is in the table and the
-//! variable has the very size it has there: an experiment or a patch that moved fields changes the size. Anywhere
-//! else there is no number.
+//! What the Go runtime knows of itself: garbage collections, heap, threads, processors. Read out of its own variables,
+//! where [`NumberPlaces`] knows them.
 
-use super::table::ROWS;
+use super::number_places::NumberPlaces;
 use crate::{
-    address::{Bias, VirtAddr},
-    binary::{
-        Architecture, Binary, BinaryError,
-        bytes::{u32_at, u64_at},
-    },
+    address::{Bias, RuntimeAddr, VirtAddr},
+    binary::bytes::{u32_at, u64_at},
     host::{Batch, Memory, MemoryError},
+    runtime::scheduler::GOID_BATCH,
 };
 
 /// Numbers of one process at one time; `None` where they cannot be had with certainty.
@@ -33,56 +28,33 @@ pub struct Numbers {
     pub idle_processors: Option<u32>,
     /// `sched.runqsize`, `sched.runq.size`: goroutines in the global run queue.
     pub run_queue: Option<u32>,
+    /// `p.runq` and `p.runnext` of all processors.
+    pub local_queues: Option<LocalQueues>,
 }
 
-/// A symbol table larger than this is not looked through.
-const MAX_SYMBOLS_BYTES: u64 = 256 << 20;
-const SYMBOL_BYTES: usize = 24;
+/// Runnable goroutines that processors have in queues of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalQueues {
+    /// In all of them.
+    pub goroutines: u64,
+    /// In the longest one.
+    pub longest: u32,
+}
+
 /// More threads or processors than any machine has: then it is something else that was read.
 const MAX_THREADS: u64 = 1 << 20;
-
-/// Where the numbers are in a binary.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NumberPlaces {
-    memstats: Option<[VirtAddr; 2]>,
-    controller: Option<[VirtAddr; 2]>,
-    sched: Option<[VirtAddr; 4]>,
-    gomaxprocs: Option<VirtAddr>,
-}
+/// More processors than whose queues are looked at.
+const MAX_PROCESSORS: u32 = 4096;
+/// `len(p.runq)`.
+const QUEUE: u32 = 256;
+/// `p.status` goes to `_Pdead`.
+const LAST_STATUS: u32 = 4;
+/// In a `p`, from `goidcache` on: `goidcache`, `goidcacheend`, `runqhead` and `runqtail` of 4 bytes, `runq`, `runnext`.
+const QUEUE_HEAD: usize = 16;
+const STOCK_AND_QUEUE_BYTES: u32 = 24;
+const NEXT_AFTER_STOCK: u32 = STOCK_AND_QUEUE_BYTES + 8 * QUEUE;
 
 impl NumberPlaces {
-    /// Finds them; none where the version is not in the table or there is no symbol table.
-    ///
-    /// # Errors
-    ///
-    /// [`BinaryError`] for a symbol table that cannot be read.
-    pub fn of(binary: &Binary) -> Result<Self, BinaryError> {
-        let version = binary.go_version();
-        let experiment = binary.build_info().and_then(|info| info.setting("GOEXPERIMENT"));
-        let released = version.raw.starts_with("go1.") && !version.raw.contains("X:");
-        let row = ROWS.iter().find(|row| row.go == (version.major, version.minor) && row.toolchain.is_some());
-        let Some(row) = row.filter(|_| released && experiment.is_none_or(str::is_empty)) else {
-            return Ok(Self::default());
-        };
-        let [memstats, controller, sched, gomaxprocs] =
-            symbols(binary, ["runtime.memstats", "runtime.gcController", "runtime.sched", "runtime.gomaxprocs"])?;
-        let place = |symbol: Option<Symbol>, size: u32| symbol.filter(|symbol| symbol.size == u64::from(size));
-        let [pause_total, cycles, mstats_bytes] = row.mstats;
-        let [heap_goal, heap_live, on_amd64, on_arm64] = row.gc_controller;
-        let [mnext, nmfreed, npidle, queue, sched_bytes] = row.sched;
-        let controller_bytes = match binary.architecture() {
-            Architecture::Amd64 => on_amd64,
-            Architecture::Arm64 => on_arm64,
-        };
-        Ok(Self {
-            memstats: place(memstats, mstats_bytes).map(|symbol| [pause_total, cycles].map(|at| symbol.field(at))),
-            controller: place(controller, controller_bytes)
-                .map(|symbol| [heap_goal, heap_live].map(|at| symbol.field(at))),
-            sched: place(sched, sched_bytes).map(|symbol| [mnext, nmfreed, npidle, queue].map(|at| symbol.field(at))),
-            gomaxprocs: place(gomaxprocs, 4).map(|symbol| symbol.field(0)),
-        })
-    }
-
     /// Reads them from a process that loaded the binary with `bias`.
     ///
     /// # Errors
@@ -120,36 +92,78 @@ impl NumberPlaces {
             numbers.idle_processors = half(npidle).filter(|idle| *idle <= processors);
             numbers.run_queue = half(queue).filter(|length| i32::try_from(*length).is_ok());
         }
+        if let (Some((allp, stock)), Some(processors)) = (self.allp, numbers.processors) {
+            numbers.local_queues = local_queues(memory, bias.to_runtime(allp), stock, processors)?;
+        }
         Ok(numbers)
     }
 }
 
-#[derive(Clone, Copy)]
-struct Symbol {
-    address: u64,
-    size: u64,
+/// Reads the queues of all processors. `None` where what is there is not the list of that many.
+fn local_queues(
+    memory: &impl Memory,
+    allp: RuntimeAddr,
+    stock: u64,
+    processors: u32,
+) -> Result<Option<LocalQueues>, MemoryError> {
+    let mut batch = Batch::default();
+    batch.add(allp, 16);
+    memory.read_batch(&mut batch)?;
+    let list = batch.get(0).and_then(|bytes| Some((u64_at(bytes, 0)?, u64_at(bytes, 8)?)));
+    let Some((list, _)) = list.filter(|(_, length)| *length == u64::from(processors) && processors <= MAX_PROCESSORS)
+    else {
+        return Ok(None);
+    };
+    let mut batch = Batch::default();
+    batch.add(RuntimeAddr(list), 8 * processors);
+    memory.read_batch(&mut batch)?;
+    let Some(pointers) = batch.get(0).map(|bytes| bytes.as_chunks::<8>().0.to_vec()) else { return Ok(None) };
+    let mut batch = Batch::default();
+    for pointer in &pointers {
+        let p = u64::from_le_bytes(*pointer);
+        batch.add(RuntimeAddr(p), 8);
+        batch.add(RuntimeAddr(p.wrapping_add(stock)), STOCK_AND_QUEUE_BYTES);
+        batch.add(RuntimeAddr(p.wrapping_add(stock + u64::from(NEXT_AFTER_STOCK))), 8);
+    }
+    memory.read_batch(&mut batch)?;
+    let mut queues = LocalQueues::default();
+    for number in 0..pointers.len() {
+        let piece = |part: usize| batch.get(3 * number + part);
+        let length = match (piece(0), piece(1), piece(2)) {
+            (Some(head), Some(queue), Some(next)) => queue_length(number, head, queue, next),
+            _ => None,
+        };
+        let Some(length) = length else { return Ok(None) };
+        queues.goroutines += u64::from(length);
+        queues.longest = queues.longest.max(length);
+    }
+    Ok(Some(queues))
 }
 
-impl Symbol {
-    fn field(self, offset: u32) -> VirtAddr {
-        VirtAddr(self.address.saturating_add(u64::from(offset)))
-    }
+/// Goroutines that a processor has in stock; `None` where it is none.
+fn queue_length(number: usize, head: &[u8], queue: &[u8], next: &[u8]) -> Option<u32> {
+    let (id, status) = (u32_at(head, 0)?, u32_at(head, 4)?);
+    let goids = u64_at(queue, 8)?.checked_sub(u64_at(queue, 0)?)?;
+    let length = u32_at(queue, QUEUE_HEAD + 4)?.wrapping_sub(u32_at(queue, QUEUE_HEAD)?);
+    let is_one = usize::try_from(id) == Ok(number) && status <= LAST_STATUS && goids <= GOID_BATCH && length <= QUEUE;
+    is_one.then_some(length + u32::from(u64_at(next, 0)? != 0))
 }
 
-/// Looks variables up by name.
-fn symbols<const N: usize>(binary: &Binary, names: [&str; N]) -> Result<[Option<Symbol>; N], BinaryError> {
-    let mut found = [None; N];
-    let Some(image) = binary.image_with(".symtab") else { return Ok(found) };
-    let Some(table) = image.section_data(".symtab", MAX_SYMBOLS_BYTES)? else { return Ok(found) };
-    let Some(strings) = image.section_data(".strtab", MAX_SYMBOLS_BYTES)? else { return Ok(found) };
-    for entry in table.as_chunks::<SYMBOL_BYTES>().0 {
-        let Some(name) = u32_at(entry, 0).and_then(|at| strings.get(at as usize..)) else { continue };
-        for (place, wanted) in found.iter_mut().zip(names) {
-            let is_it = name.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0));
-            if let (true, Some(address), Some(size)) = (is_it, u64_at(entry, 8), u64_at(entry, 16)) {
-                *place = Some(Symbol { address, size });
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_processor_has_a_queue() {
+        let bytes = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        let (head, next) = (bytes(&[3, 1]), bytes(&[7, 0]));
+        let queue = bytes(&[17, 0, 33, 0, u32::MAX, 1]);
+        assert_eq!(queue_length(3, &head, &queue, &next), Some(3), "the ends wrap around");
+        assert_eq!(queue_length(3, &head, &queue, &bytes(&[0, 0])), Some(2));
+        assert_eq!(queue_length(2, &head, &queue, &next), None, "another one");
+        assert_eq!(queue_length(3, &bytes(&[3, 5]), &queue, &next), None, "no such status");
+        assert_eq!(queue_length(3, &head, &bytes(&[17, 0, 34, 0, 0, 0]), &next), None, "too many goids");
+        assert_eq!(queue_length(3, &head, &bytes(&[17, 0, 33, 0, 0, 257]), &next), None, "too long");
+        assert_eq!(queue_length(3, &head, &[], &next), None);
     }
-    Ok(found)
 }

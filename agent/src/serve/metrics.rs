@@ -11,6 +11,7 @@ use prometheus::{
     Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
     core::Collector, process_collector::ProcessCollector,
 };
+use tokio::task::JoinHandle;
 
 use super::{
     problem::Problem,
@@ -93,6 +94,11 @@ impl Metrics {
         exposition.last = None;
     }
 
+    /// Gets to know what is new in a snapshot, before anybody asks for it.
+    fn learn(&self, snapshot: &Snapshot) {
+        self.exposition.lock().unwrap_or_else(PoisonError::into_inner).book.learn(snapshot);
+    }
+
     /// Counts an answer.
     pub(super) fn request(&self, route: &str, code: StatusCode, took: Duration) {
         self.requests.with_label_values(&[route, code.as_str()]).inc();
@@ -118,6 +124,19 @@ impl Metrics {
     pub(super) fn census(&self, took: Duration) {
         self.censuses.observe(took.as_secs_f64());
     }
+}
+
+/// Begins to look at each snapshot when it is published: the first scrape of a large host is to take no longer than others.
+pub(super) fn start(state: Arc<State>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut snapshots = state.snapshots();
+        while snapshots.changed().await.is_ok() {
+            let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
+            let state = Arc::clone(&state);
+            // It cannot fail; if it did, scrapes would take longer.
+            let _ = made(move || state.metrics.learn(&snapshot)).await;
+        }
+    })
 }
 
 /// `/metrics`

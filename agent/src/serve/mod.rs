@@ -110,6 +110,7 @@ async fn serve(
     let mut watcher = Watcher::start(watch, settings.interval)?;
     let state = Arc::new(State::new(&settings, live, symbols, &watcher)?);
     let numbers = numbers::start(Arc::clone(&state));
+    let metrics = metrics::start(Arc::clone(&state));
     let exporter = settings.collector.clone().map(|collector| otlp::start(collector, Arc::clone(&state)));
     server.start(&state);
     let apply = || apply(reload(), &settings, &state, &server);
@@ -120,6 +121,7 @@ async fn serve(
     tell(&[NotifyState::Stopping]);
     server.stop().await;
     numbers.abort();
+    metrics.abort();
     if let Some(exporter) = exporter {
         exporter.abort();
     }

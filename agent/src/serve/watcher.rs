@@ -17,7 +17,7 @@ use super::ServeError;
 use crate::{
     governor::{Budget, Fidelity},
     host::Proc,
-    watch::{Config, SCAN_EVERY, Snapshot, Target, Watch, WatchError},
+    watch::{Config, Pinned, SCAN_EVERY, Snapshot, Target, Watch, WatchError},
 };
 
 /// What was published last; `None` before the first.
@@ -27,8 +27,8 @@ enum Command {
     Interval(Duration),
     Budget(Option<Budget>),
     Target(Target),
-    /// What is to be recorded of a process, and who wants to know whether it is watched.
-    Pin(u32, Option<Fidelity>, oneshot::Sender<bool>),
+    /// What is to be recorded of a process, a story for how long, and who wants to know what became of it.
+    Pin(u32, Option<Fidelity>, Duration, oneshot::Sender<Pinned>),
     Stop,
 }
 
@@ -59,11 +59,11 @@ impl Control {
         let _ = self.0.send(Command::Target(target));
     }
 
-    /// Has as much recorded of a process's binary as is said; `None` for as much as the budget allows. Whether the process
-    /// is watched; `None` where the watch has ended.
-    pub(super) async fn pin(&self, pid: u32, fidelity: Option<Fidelity>) -> Option<bool> {
+    /// Has as much recorded of a process's binary as is said; `None` for as much as the budget allows. A story for `time`.
+    /// What became of it; `None` where the watch has ended.
+    pub(super) async fn pin(&self, pid: u32, fidelity: Option<Fidelity>, time: Duration) -> Option<Pinned> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Command::Pin(pid, fidelity, answer)).ok()?;
+        self.0.send(Command::Pin(pid, fidelity, time, answer)).ok()?;
         answered.await.ok()
     }
 }
@@ -130,9 +130,9 @@ fn run(
             }
             Ok(Command::Budget(budget)) => watch.set_budget(budget),
             Ok(Command::Target(target)) => watch.set_target(target)?,
-            Ok(Command::Pin(pid, fidelity, answer)) => {
+            Ok(Command::Pin(pid, fidelity, time, answer)) => {
                 // Whoever asked may have gone.
-                let _ = answer.send(watch.pin(pid, fidelity)?);
+                let _ = answer.send(watch.pin(pid, fidelity, time)?);
             }
             Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {}

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io, time::SystemTime};
 
 use serde::Serialize;
 
+use super::story::{self, Spent, Story};
 use crate::{
     subject::{AllFacts, Facts},
     watch::{
@@ -60,6 +61,8 @@ struct Process<'a> {
     unit: Option<&'a str>,
     losses: &'a BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    story: Option<Story<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     sites: Option<Vec<Site<'a>>>,
 }
 
@@ -99,6 +102,10 @@ struct Site<'a> {
     stack_bytes: Option<u64>,
     waits: &'a BTreeMap<String, u64>,
     approximate: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited: Option<BTreeMap<&'a str, Spent>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lived: Option<Spent>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     creation_stack: Vec<Frame<'a>>,
 }
@@ -224,12 +231,13 @@ fn process<'a>(process: &'a ProcessSnapshot, facts: Option<&'a Facts>) -> Proces
         pod: place.and_then(|place| place.pod.as_deref()),
         unit: place.and_then(|place| place.unit.as_deref()),
         losses: &process.losses,
+        story: process.story.as_deref().map(story::of),
         sites: facts.is_none().then(|| process.sites.iter().map(|one| site(one, process)).collect()),
     }
 }
 
 /// A number with so many decimals: more are noise.
-fn rounded(number: f64, decimals: i32) -> f64 {
+pub(super) fn rounded(number: f64, decimals: i32) -> f64 {
     let scale = 10f64.powi(decimals);
     (number * scale).round() / scale
 }
@@ -248,6 +256,8 @@ fn site<'a>(site: &'a SiteSnapshot, process: &ProcessSnapshot) -> Site<'a> {
         stack_bytes: site.stack_bytes,
         waits: &site.waits,
         approximate: !process.missing.is_nothing(),
+        waited: process.story.as_ref().map(|_| story::waited(site)),
+        lived: process.story.as_ref().map(|_| story::spent(site.lived)),
         creation_stack: site
             .creation_stack
             .iter()

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod json;
 pub mod ps;
+mod story;
 pub mod table;
 
 pub use table::{Sort, TableOptions};

@@ -5,6 +5,7 @@ use std::{cmp::Reverse, collections::HashMap, fmt::Write as _, path::Path};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use parkranger_common::counts::ProcessId;
 
+use super::story;
 use crate::{
     governor::Fidelity,
     watch::{
@@ -115,10 +116,11 @@ fn share_lines(processes: &[&ProcessSnapshot], options: TableOptions) -> Vec<usi
         return wanted;
     }
     let mut shares = Vec::with_capacity(wanted.len());
-    for (index, wanted) in wanted.iter().enumerate() {
-        let fair = (left / (processes.len() - index)).max(left.min(LINES_AROUND + 3));
-        let rows = fair.saturating_sub(LINES_AROUND).min(*wanted);
-        left = left.saturating_sub(if rows > 0 { rows + LINES_AROUND } else { 0 });
+    for (index, (wanted, process)) in wanted.iter().zip(processes).enumerate() {
+        let around = LINES_AROUND + process.story.as_deref().map_or(0, story::lines);
+        let fair = (left / (processes.len() - index)).max(left.min(around + 3));
+        let rows = fair.saturating_sub(around).min(*wanted);
+        left = left.saturating_sub(if rows > 0 { rows + around } else { 0 });
         shares.push(rows);
     }
     shares
@@ -135,7 +137,7 @@ fn governed(process: &ProcessSnapshot) -> String {
     let mut text = String::new();
     if governed.fidelity != Fidelity::Full {
         let _ = write!(text, "  {}", governed.fidelity);
-        if let Some(share) = process.missing.window_share.filter(|_| governed.fidelity == Fidelity::Sampled) {
+        if let Some(share) = process.missing.window_share.filter(|_| governed.fidelity.has_windows()) {
             let _ = write!(text, " {:.1} %", share * 100.0);
         }
     }
@@ -193,6 +195,9 @@ fn render_process(
             .filter(|(_, count)| **count > 0)
             .fold(String::new(), |text, (name, count)| format!("{text}  LOST {name} {count}")),
     );
+    if let Some(story) = &process.story {
+        story::render(text, story);
+    }
     let before: HashMap<SiteKey<'_>, &SiteSnapshot> = earlier
         .map(|(process, _)| process.sites.iter().map(|site| (site_key(site), site)).collect())
         .unwrap_or_default();

@@ -9,14 +9,14 @@ use std::{
     },
 };
 
-use parkranger_common::probe::{GOffsets, MAX_BINARIES, ProbeWord};
+use parkranger_common::probe::{Event, GOffsets, MAX_BINARIES, ProbeWord};
 
 use crate::{
     address::VirtAddr,
     binary::{Architecture, Binary, BinaryError, may_hold_go},
     host::{DebugFolder, FileId, FileSource, FileVersion, HostError, MappedFile, Mapping},
     kernel::attach::Probe,
-    plan::{GoroutineSource, Plan},
+    plan::{GoroutineSource, Plan, ProbePoint},
     runtime::{Layout, WaitReasons},
     symbols::{Cache, Frame, SymbolSource, Symbolizer},
 };
@@ -74,6 +74,8 @@ pub struct Watchable {
     pub word: ProbeWord,
     /// The plan as the kernel stage takes it.
     pub probes: Vec<Probe>,
+    /// The probes of a story, beside those; or why none can be told.
+    pub story: Result<Vec<Probe>, String>,
     /// Names of wait reasons.
     pub wait_reasons: WaitReasons,
     /// Whether some process's memory agreed with the layout.
@@ -248,21 +250,23 @@ fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolS
         startpc: layout.startpc,
         waitreason: layout.waitreason,
         sched_bp: layout.sched_bp,
+        sched_pc: layout.sched_pc,
     };
     let word = ProbeWord::for_binary(number, offsets)
         .ok_or_else(|| Refusal::Layout(format!("its struct g is laid out like no known one: {offsets:?}")))?;
-    let probes: Vec<Probe> = plan
-        .points
-        .iter()
-        .map(|point| Probe {
-            event: point.event,
-            offset: point.offset,
-            word: word
-                .event(point.event)
-                .skip_taken(point.skip_when_branch_taken)
-                .park_in_registers(point.goroutine == GoroutineSource::CurrentG),
-        })
-        .collect();
+    let probe = |point: &ProbePoint| Probe {
+        event: point.event,
+        offset: point.offset,
+        word: word
+            .event(point.event)
+            .skip_taken(point.skip_when_branch_taken)
+            .park_in_registers(point.goroutine == GoroutineSource::CurrentG),
+    };
+    let probes: Vec<Probe> = plan.points.iter().map(probe).collect();
+    let story = plan.run.as_ref().map_err(ToString::to_string).map(|run| {
+        let timed = probes.iter().copied().filter(|probe| probe.event != Event::Birth);
+        timed.chain([probe(run)]).collect()
+    });
     // Programs without a cookie go by the process's word alone, so what its probes share is in there too.
     let word = word
         .skip_taken(probes.iter().all(|probe| probe.word.skips_taken()))
@@ -280,6 +284,7 @@ fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolS
         plan,
         word,
         probes,
+        story,
         wait_reasons,
         proved: AtomicBool::new(false),
         symbolizer,

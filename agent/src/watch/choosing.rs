@@ -60,23 +60,23 @@ impl Watch {
     ///
     /// As [`Watch::scan`].
     pub fn set_target(&mut self, target: Target) -> Result<(), WatchError> {
-        if target == self.config.target {
+        if target == self.finder.target {
             return Ok(());
         }
         info!("watching every Go process {}", target.describe());
-        self.config.target = target;
+        self.finder.target = target;
         let left_out: BTreeMap<ProcessId, Identity> = self
             .processes
             .iter()
             // Who cannot be looked at has ended, and was meant.
             .filter(|(_, process)| {
-                let wants = self.config.target.wants(&self.proc, process.identity.pid, &process.exe);
+                let wants = self.finder.target.wants(&self.finder.proc, process.identity.pid, &process.exe);
                 wants.is_ok_and(|wants| !wants)
             })
             .map(|(id, process)| (*id, process.identity))
             .collect();
         self.creation_stacks.retain(|(id, _), _| !left_out.contains_key(id));
-        self.refused.clear();
+        self.finder.refused.clear();
         // Whoever is still not meant is muted again at its next event.
         self.forget(self.muted.keys().copied().collect())?;
         for (id, identity) in left_out {

@@ -7,7 +7,8 @@
 //! - [`runtimes`]: which file of a process holds its Go runtime,
 //! - [`binaries`]: what is known of each binary, once, for all its processes,
 //! - `probes`: what is attached to each binary,
-//! - `governing`: which probes the budget allows, and windows in which parks are sampled,
+//! - `governing`: which probes the budget allows, and windows in which events are sampled,
+//! - [`story`]: waits and lifetimes, for as long as the user asks for them,
 //! - `window`, `worker`: the baseline of each process, and its audits,
 //! - `ending`: processes that ended: their last counts, kept for a while,
 //! - [`snapshot`]: the ledger with names instead of addresses, for views and exports.
@@ -26,15 +27,18 @@ pub mod rules;
 pub mod runtimes;
 pub mod snapshot;
 pub mod stacks;
+pub mod story;
 pub mod target;
 mod window;
 mod worker;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    panic::resume_unwind,
     path::PathBuf,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -59,9 +63,12 @@ use crate::{
     ledger::{Ledger, ProcessLedger},
     symbols::SymbolSource,
 };
+use finding::Finder;
 use governing::Governing;
 use probes::Probes;
 use stacks::StackBytes;
+pub use story::Pinned;
+use story::{TimeBoxes, Told};
 use window::Windows;
 
 /// Why watching cannot begin or go on.
@@ -130,6 +137,8 @@ pub(crate) struct Watched {
     stacks: Option<StackBytes>,
     /// Its memory cannot be read as it should: no baseline, no audits.
     pub(crate) no_census: bool,
+    /// For how long its story was told; `None` where it never was.
+    story: Option<Told>,
 }
 
 impl Watched {
@@ -146,6 +155,7 @@ impl Watched {
             closed: false,
             stacks: None,
             no_census: false,
+            story: None,
         }
     }
 
@@ -155,28 +165,29 @@ impl Watched {
     }
 
     fn end(&mut self) {
-        self.ended.get_or_insert_with(Instant::now);
+        let now = *self.ended.get_or_insert_with(Instant::now);
         self.stacks = None;
+        if let Some(story) = &mut self.story {
+            story.end(now);
+        }
     }
 }
 
 /// The running watch.
 pub struct Watch {
-    proc: Proc,
     config: Config,
     kernel: Kernel,
-    binaries: Binaries,
+    finder: Finder,
     probes: BTreeMap<FileId, Probes>,
     processes: BTreeMap<ProcessId, Watched>,
     ledger: Ledger,
     /// First sights of sites, kept until the process is dropped.
     creation_stacks: BTreeMap<(ProcessId, RuntimeAddr), Vec<RuntimeAddr>>,
-    /// Processes looked at and refused, so that a scan does not look again.
-    refused: BTreeMap<Identity, Refused>,
     /// Processes of watched binaries that are not meant: the kernel side passes over them.
     muted: BTreeMap<ProcessId, Identity>,
     windows: Windows,
     governing: Governing,
+    time_boxes: TimeBoxes,
 }
 
 /// How often to call [`Watch::scan`]. What begins meanwhile the kernel tells.
@@ -202,35 +213,44 @@ impl Watch {
         for pid in config.target.pids() {
             proc.identity(*pid)?;
         }
-        let mut kernel = Kernel::load(&capability, config.sizes, config.attach)?;
+        let mut finder = Finder::new(proc, &config);
+        // To understand a large binary takes as long as to load the programs.
+        let (kernel, found) = thread::scope(|scope| {
+            let kernel = scope.spawn(|| Kernel::load(&capability, config.sizes, config.attach));
+            let found = finder.look_around(BTreeSet::new());
+            (kernel.join().unwrap_or_else(|panic| resume_unwind(panic)), found)
+        });
+        let (mut kernel, (found, _)) = (kernel?, found?);
         // Other probes than those of uprobe_multi come off slowly: not many times a minute.
         let may_sample = kernel.method() == Method::UprobeMulti;
         let governor = Governor::new(config.budget, config.fidelity, may_sample);
-        let governing = Governing::new(governor, &mut kernel, &proc);
-        let binaries = Binaries::new(config.symbols);
+        let governing = Governing::new(governor, &mut kernel, &finder.proc);
         let mut watch = Self {
-            proc,
             config,
             kernel,
-            binaries,
+            finder,
             probes: BTreeMap::new(),
             processes: BTreeMap::new(),
             ledger: Ledger::default(),
             creation_stacks: BTreeMap::new(),
-            refused: BTreeMap::new(),
             muted: BTreeMap::new(),
             windows: Windows::default(),
             governing,
+            time_boxes: TimeBoxes::new(),
         };
-        watch.scan()?;
-        if let Target::Pids(pids) = watch.config.target.clone() {
+        watch.begin_all(found)?;
+        if let Target::Pids(pids) = watch.finder.target.clone() {
             for pid in pids {
                 watch.require(pid)?;
             }
             // Who names a process waits for it: its first line is to have all goroutines.
             watch.take_baselines(window::PATIENCE)?;
-        } else if watch.processes.is_empty() && !watch.config.patient {
-            return Err(WatchError::Nothing(watch.nothing_found()));
+        } else {
+            // Programs that began before the kernel side told of them.
+            watch.scan()?;
+            if watch.processes.is_empty() && !watch.config.patient {
+                return Err(WatchError::Nothing(watch.finder.nothing_found()));
+            }
         }
         Ok(watch)
     }
@@ -276,7 +296,7 @@ impl Watch {
     /// Whether every process the user named has ended.
     #[must_use]
     pub fn all_ended(&self) -> bool {
-        matches!(self.config.target, Target::Pids(_)) && self.processes.values().all(Watched::has_ended)
+        matches!(self.finder.target, Target::Pids(_)) && self.processes.values().all(Watched::has_ended)
     }
 
     /// The state of everything watched, now.
@@ -299,7 +319,7 @@ impl Watch {
 
     /// The processes under watch.
     pub(crate) fn processes(&self) -> impl Iterator<Item = (ProcessId, &Watched, Arc<Watchable>)> {
-        self.processes.iter().filter_map(|(id, process)| Some((*id, process, self.binaries.get(process.file)?)))
+        self.processes.iter().filter_map(|(id, process)| Some((*id, process, self.finder.binaries.get(process.file)?)))
     }
 
     pub(crate) fn ledger_of(&self, id: ProcessId) -> ProcessLedger {
@@ -312,7 +332,8 @@ impl Watch {
 
     /// Go processes of the target that cannot be watched.
     pub fn refused(&self) -> impl Iterator<Item = (Identity, &Refused)> {
-        self.refused
+        self.finder
+            .refused
             .iter()
             .filter(|(_, refused)| !matches!(refused.why, Refusal::NotGo))
             .map(|(identity, refused)| (*identity, refused))

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, time::SystemTime};
 use parkranger_common::{
     counts::ProcessId,
     loss::{HostLoss, ProcessLoss},
+    story::{Histogram, Spent},
 };
 
-use super::{Watch, Watchable, Watched, binaries::SiteNames};
+use super::{Watch, Watchable, Watched, binaries::SiteNames, story::Telling};
 use crate::{
     address::RuntimeAddr,
     governor::{Budget, Governed},
@@ -78,6 +79,19 @@ pub struct ProcessSnapshot {
     pub sites: Vec<SiteSnapshot>,
     /// Memory of its goroutines' stacks at the last census; `None` before the first, and once it has ended.
     pub stack_bytes: Option<u64>,
+    /// How long its goroutines wait and live; `None` where its story was never told.
+    pub story: Option<Box<StorySnapshot>>,
+}
+
+/// The story of a process so far.
+#[derive(Clone, Debug, Default)]
+pub struct StorySnapshot {
+    /// For how long it was told, and when it ends.
+    pub telling: Telling,
+    /// Waits by the name of their reason.
+    pub waits: BTreeMap<String, Histogram>,
+    /// Lifetimes.
+    pub lifetimes: Histogram,
 }
 
 impl ProcessSnapshot {
@@ -117,6 +131,10 @@ pub struct SiteSnapshot {
     pub creation_stack: Vec<Frame>,
     /// Memory of its goroutines' stacks at the last census; `None` before the first.
     pub stack_bytes: Option<u64>,
+    /// How long its goroutines waited in the process's story, by reason.
+    pub waited: BTreeMap<String, Spent>,
+    /// How long those lived that ended in it.
+    pub lived: Spent,
 }
 
 /// What a row is called whose site could not be found.
@@ -197,8 +215,20 @@ impl Watch {
                 .collect(),
             sites,
             stack_bytes: process.stacks.as_ref().map(|stacks| stacks.total),
+            story: self.telling(id).map(|telling| Box::new(story_snapshot(telling, &ledger, binary))),
         }
     }
+}
+
+fn story_snapshot(telling: Telling, ledger: &ProcessLedger, binary: &Watchable) -> StorySnapshot {
+    let mut story = StorySnapshot { telling, ..StorySnapshot::default() };
+    if let Some(times) = &ledger.times {
+        story.lifetimes = times.lifetimes;
+        for (reason, histogram) in &times.waits {
+            story.waits.entry(reason_name(*reason, binary)).or_default().add(histogram);
+        }
+    }
+    story
 }
 
 fn is_first_goroutine(site: &SiteSnapshot) -> bool {
@@ -212,17 +242,19 @@ fn site_snapshot(
     creation_stack: Vec<Frame>,
     binary: &Watchable,
 ) -> SiteSnapshot {
-    let created_by = names.created_by.unwrap_or_else(|| Frame {
-        function: if site.is_c_thread() { C_THREAD.to_owned() } else { format!("(unknown {})", site.gopc) },
-        file: String::new(),
-        line: 0,
-        inlined: false,
+    let created_by = names.created_by.unwrap_or_else(|| {
+        let name = if site.is_c_thread() { C_THREAD.to_owned() } else { format!("(unknown {})", site.gopc) };
+        Frame::named(name, String::new(), 0, false)
     });
     let start_function = match names.start {
         Some(frame) => frame.function,
         None if site.startpc.0 == 0 => String::new(),
         None => format!("(unknown {})", site.startpc),
     };
+    let mut waited: BTreeMap<String, Spent> = BTreeMap::new();
+    for (reason, spent) in tally.times.iter().flat_map(|times| &times.waits) {
+        waited.entry(reason_name(*reason, binary)).or_default().add(*spent);
+    }
     SiteSnapshot {
         id: site,
         system: is_system_goroutine(&start_function),
@@ -237,6 +269,8 @@ fn site_snapshot(
         waits: named(tally.waits.iter().map(|(reason, parks)| (*reason, *parks)), binary),
         creation_stack,
         stack_bytes: None,
+        waited,
+        lived: tally.times.as_ref().map_or(Spent::default(), |times| times.lifetimes),
     }
 }
 
@@ -253,10 +287,13 @@ fn waits(ledger: &ProcessLedger, binary: &Watchable) -> BTreeMap<String, u64> {
 fn named(waits: impl Iterator<Item = (u8, u64)>, binary: &Watchable) -> BTreeMap<String, u64> {
     let mut named = BTreeMap::new();
     for (reason, parks) in waits {
-        let name = binary.wait_reasons.name(reason).map_or_else(|| format!("reason {reason}"), str::to_owned);
-        *named.entry(name).or_default() += parks;
+        *named.entry(reason_name(reason, binary)).or_default() += parks;
     }
     named
+}
+
+fn reason_name(reason: u8, binary: &Watchable) -> String {
+    binary.wait_reasons.name(reason).map_or_else(|| format!("reason {reason}"), str::to_owned)
 }
 
 /// Events that found no site still belong to the process's totals, so they have a row.
@@ -277,6 +314,8 @@ fn unattributed_row(ledger: &ProcessLedger) -> Option<SiteSnapshot> {
         waits: BTreeMap::new(),
         creation_stack: Vec::new(),
         stack_bytes: None,
+        waited: BTreeMap::new(),
+        lived: Spent::default(),
     })
 }
 
@@ -302,6 +341,8 @@ pub(crate) mod testing {
             waits: BTreeMap::new(),
             creation_stack: Vec::new(),
             stack_bytes: None,
+            waited: BTreeMap::new(),
+            lived: Spent::default(),
         };
         ProcessSnapshot {
             id: ProcessId::new(7, 1),
@@ -326,6 +367,7 @@ pub(crate) mod testing {
             losses: BTreeMap::new(),
             sites: sites.iter().map(site).collect(),
             stack_bytes: None,
+            story: None,
         }
     }
 }

@@ -50,6 +50,9 @@ impl Own {
         Ok(match event {
             Event::Birth => sites.map(|(_, counts)| counts.births).sum(),
             Event::Exit => sites.map(|(_, counts)| counts.exits).sum(),
+            Event::Run => {
+                counters.stories.runs.iter().filter(|(process, _)| *process == id).map(|(_, runs)| *runs).sum()
+            }
             Event::Park => {
                 counters.waits.iter().filter(|(key, _)| key.site.process == id).map(|(_, parks)| *parks).sum()
             }

@@ -30,6 +30,7 @@ pub fn function_of(event: Event, program: &Path) -> Result<&'static str> {
         Event::Park => "runtime.gopark",
         Event::Exit if elf::has_function(program, "runtime.gdestroy")? => "runtime.gdestroy",
         Event::Exit => "runtime.goexit0",
+        Event::Run => "runtime.execute",
     })
 }
 

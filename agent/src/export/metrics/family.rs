@@ -1,6 +1,6 @@
 //! One metric family in the making.
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 pub(super) struct Family {
     name: String,
@@ -18,6 +18,18 @@ impl Family {
         Self { name: name.to_owned(), help, kind: MetricType::GAUGE, metrics: Vec::new() }
     }
 
+    pub(super) fn histogram(name: &str, help: &'static str) -> Self {
+        Self { name: name.to_owned(), help, kind: MetricType::HISTOGRAM, metrics: Vec::new() }
+    }
+
+    /// For histograms.
+    pub(super) fn observe(&mut self, labels: Vec<LabelPair>, histogram: Histogram) {
+        let mut metric = Metric::from_label(labels);
+        metric.set_histogram(histogram);
+        self.metrics.push(metric);
+    }
+
+    /// For counters and gauges.
     pub(super) fn add(&mut self, labels: Vec<LabelPair>, value: f64) {
         let mut metric = Metric::from_label(labels);
         if self.kind == MetricType::COUNTER {

@@ -6,6 +6,7 @@
 mod family;
 mod governed;
 mod sites;
+mod story;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,7 @@ use family::{Family, label};
 use governed::Governed;
 pub use sites::SiteBook;
 use sites::SiteCounts;
+use story::Story;
 
 use crate::{
     runtime::Numbers,
@@ -75,6 +77,7 @@ struct Families {
     site_parks: Family,
     site_stacks: Family,
     governed: Governed,
+    story: Story,
     runtime: Runtime,
     processes: Family,
     refused: Family,
@@ -92,6 +95,8 @@ struct Runtime {
     processors: Family,
     idle_processors: Family,
     run_queue: Family,
+    local_queues: Family,
+    longest_queue: Family,
 }
 
 impl Families {
@@ -120,6 +125,7 @@ impl Families {
                 "Memory of goroutines' stacks at the last census, by creation site.",
             ),
             governed: Governed::new(),
+            story: Story::new(),
             runtime: Runtime::new(),
             processes: gauge("processes", "Go processes under watch."),
             refused: gauge("refused_processes", "Go processes that cannot be watched."),
@@ -162,6 +168,7 @@ impl Families {
             self.stacks.add(own.clone(), bytes as f64);
         }
         self.governed.add(&own, process);
+        self.story.add(&own, process);
         self.runtime.add(&own, &facts.numbers);
     }
 
@@ -232,6 +239,7 @@ impl Families {
             self.time,
         ];
         all.extend(self.governed.into_all());
+        all.extend(self.story.into_all());
         all.extend(self.runtime.into_all());
         all.into_iter().filter_map(Family::finish).collect()
     }
@@ -253,6 +261,8 @@ impl Runtime {
             processors: gauge("processors", "GOMAXPROCS (Ps)."),
             idle_processors: gauge("idle_processors", "Ps that have nothing to run."),
             run_queue: gauge("global_run_queue_goroutines", "Runnable goroutines in the global queue."),
+            local_queues: gauge("local_run_queue_goroutines", "Runnable goroutines in the queues of all Ps."),
+            longest_queue: gauge("longest_run_queue_goroutines", "Runnable goroutines in the longest queue of a P."),
         }
     }
 
@@ -271,9 +281,11 @@ impl Runtime {
         add(&mut self.processors, numbers.processors.map(f64::from));
         add(&mut self.idle_processors, numbers.idle_processors.map(f64::from));
         add(&mut self.run_queue, numbers.run_queue.map(f64::from));
+        add(&mut self.local_queues, numbers.local_queues.map(|queues| queues.goroutines as f64));
+        add(&mut self.longest_queue, numbers.local_queues.map(|queues| f64::from(queues.longest)));
     }
 
-    fn into_all(self) -> [Family; 8] {
+    fn into_all(self) -> [Family; 10] {
         [
             self.cycles,
             self.pauses,
@@ -283,6 +295,8 @@ impl Runtime {
             self.processors,
             self.idle_processors,
             self.run_queue,
+            self.local_queues,
+            self.longest_queue,
         ]
     }
 }

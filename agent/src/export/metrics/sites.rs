@@ -5,14 +5,17 @@
 //! like events: a site's own series has what happened while it had one, and `other` the rest. A site that has its own
 //! series from the beginning on, as all have while there is room, has all its events there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ahash::RandomState;
 use parkranger_common::counts::ProcessId;
 
 use crate::{
     ledger::Site,
-    watch::snapshot::{ProcessSnapshot, SiteSnapshot},
+    watch::{
+        Snapshot,
+        snapshot::{ProcessSnapshot, SiteSnapshot},
+    },
 };
 
 /// Counts of a site, or of several.
@@ -120,6 +123,16 @@ impl SiteBook {
         self.cap = cap;
     }
 
+    /// Gets to know the sites of a snapshot that were not there before, so that the next exposition need not: their names
+    /// take most of its time.
+    pub fn learn(&mut self, snapshot: &Snapshot) {
+        let there: HashSet<ProcessId> = snapshot.processes.iter().map(|process| process.id).collect();
+        self.processes.retain(|id, _| there.contains(id));
+        for process in &snapshot.processes {
+            self.processes.entry(process.id).or_default().learn(process, &self.hasher);
+        }
+    }
+
     /// Begins an exposition.
     pub(super) fn begin(&mut self) {
         self.round += 1;
@@ -144,13 +157,35 @@ impl SiteBook {
 impl ProcessBook {
     /// Takes in the counts of a snapshot.
     fn take(&mut self, process: &ProcessSnapshot, hasher: &RandomState) {
+        self.learn(process, hasher);
         for series in &mut self.series {
             (series.before, series.now, series.example) = (series.now, SiteCounts::default(), None);
         }
+        for (index, (site, (_, number))) in process.sites.iter().zip(&self.sites).enumerate() {
+            if let Some(series) = self.series.get_mut(*number) {
+                series.now.add(site.into());
+                series.example = Some(index);
+            }
+        }
+        for series in self.series.iter_mut().filter(|series| series.example.is_some()) {
+            series.first_live.get_or_insert(series.now.live);
+        }
+    }
+
+    /// Gives each site of a snapshot its series.
+    fn learn(&mut self, process: &ProcessSnapshot, hasher: &RandomState) {
+        let is_known = self.sites.len() == process.sites.len()
+            && self.sites.iter().zip(&process.sites).all(|((id, _), site)| *id == site.id);
+        if is_known {
+            return;
+        }
+        let more = process.sites.len().saturating_sub(self.sites.len());
+        self.series.reserve(more);
+        self.by_name.reserve(more);
         let known = std::mem::take(&mut self.sites);
         let mut known = known.into_iter().peekable();
         let mut sites = Vec::with_capacity(process.sites.len());
-        for (index, site) in process.sites.iter().enumerate() {
+        for site in &process.sites {
             while known.peek().is_some_and(|(id, _)| *id < site.id) {
                 known.next();
             }
@@ -159,15 +194,8 @@ impl ProcessBook {
                 _ => self.number(site, hasher),
             };
             sites.push((site.id, number));
-            if let Some(series) = self.series.get_mut(number) {
-                series.now.add(site.into());
-                series.example = Some(index);
-            }
         }
         self.sites = sites;
-        for series in &mut self.series {
-            series.first_live.get_or_insert(series.now.live);
-        }
     }
 
     /// The series of a site not seen before.
@@ -310,6 +338,24 @@ mod tests {
         assert_eq!(live + chosen.other.live, process.user, "no goroutine is lost");
         book.end();
         births
+    }
+
+    #[test]
+    fn who_was_learned_is_exposed_the_same() {
+        let mut book = SiteBook::new(1);
+        let sites = [(1, 1, 5), (2, 9, 7), (1001, 1, 1)];
+        let snapshot = |sites: &[(u64, i64, u64)]| Snapshot {
+            time: std::time::SystemTime::UNIX_EPOCH,
+            processes: vec![process(sites)],
+            refused: 0,
+            losses: BTreeMap::new(),
+            budget: None,
+        };
+        book.learn(&snapshot(&sites[..2]));
+        book.learn(&snapshot(&sites));
+        assert_eq!(births(&mut book, &sites), births(&mut SiteBook::new(1), &sites));
+        book.learn(&Snapshot { processes: Vec::new(), ..snapshot(&[]) });
+        assert!(book.processes.is_empty(), "who has gone is forgotten");
     }
 
     #[test]

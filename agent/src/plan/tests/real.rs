@@ -79,6 +79,8 @@ fn every_plan_of_every_toolchain() {
         let exit = if ["1.19.8", "1.21.13"].contains(&version) { "runtime.goexit0" } else { "runtime.gdestroy" };
         let expected = [(Event::Birth, "runtime.newproc1"), (Event::Park, "runtime.gopark"), (Event::Exit, exit)];
         assert_eq!(found, expected, "{version} {architecture:?} {build}");
+        let run = plan.run.expect("stories");
+        assert_eq!((run.event, run.function.as_str()), (Event::Run, "runtime.execute"));
         assert_eq!(plan.notes, Vec::<String>::new());
     }
 }

@@ -11,12 +11,13 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 const PROGRAM: &str = include_str!("probed.go.txt");
 
-const FUNCTIONS: [&str; 9] = [
+const FUNCTIONS: [&str; 10] = [
     "runtime.newproc1",
     "runtime.gopark",
     "runtime.park_m",
     "runtime.goexit0",
     "runtime.gdestroy",
+    "runtime.execute",
     "main.large",
     "main.huge",
     "main.oddlyHuge",
