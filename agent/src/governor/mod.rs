@@ -358,9 +358,11 @@ impl Governor {
         let rarest = level.share <= least_share();
         // While everything is counted it is not known well what a window would cost: the rarest are tried before none.
         let at_most = |share: f64, most: f64| share.min(most).max(least_share());
-        if level.fidelity >= Fidelity::Sampled && account.affords_lifecycle(self.costs) {
+        if level.fidelity >= Fidelity::Lifecycle && account.affords_lifecycle(self.costs) {
             let share = account.share(self.costs, SAMPLED_PART);
             return match level.fidelity {
+                // Probes of parks that are on their way out, which takes some kernels a second, are hit until then.
+                Fidelity::Lifecycle => (Fidelity::Lifecycle, 0.0),
                 Fidelity::Sampled if rarest => (Fidelity::Lifecycle, 0.0),
                 Fidelity::Sampled => (Fidelity::Sampled, at_most(share, level.share / 2.0)),
                 _ if self.may_sample => (Fidelity::Sampled, at_most(share, most_share())),

@@ -169,6 +169,23 @@ fn extremes_are_within_the_budget_in_ten_seconds() {
 }
 
 #[test]
+fn parks_counted_while_their_probes_leave_cost_no_births() {
+    let mut world = one_percent(false, &[(1, PING_PONG)]);
+    world.run(2 * TICK);
+    assert_eq!(world.fidelity(1), Fidelity::Lifecycle, "{:?}", world.steps);
+    // Perf-event probes take a while to come off, and are hit meanwhile.
+    for _ in 0..4 {
+        world.now += TICK;
+        let (reading, program) = &mut world.processes[0];
+        let parks = program.parks * TICK.as_secs_f64();
+        reading.hits.parks += parks as u64;
+        reading.cpu_ns += (program.cpu_ns * TICK.as_secs_f64() + parks * COSTS.park_ns) as u64;
+        world.look();
+    }
+    assert_eq!(world.fidelity(1), Fidelity::Lifecycle, "{:?}", world.steps);
+}
+
+#[test]
 fn a_process_has_its_credit_from_the_first_reading_on() {
     // Births and exits cost 1.2 times the budget: that is over it after ten seconds, not at once.
     let births = 1.2 * 0.01 * 0.4e9 / (COSTS.birth_ns + COSTS.exit_ns);
