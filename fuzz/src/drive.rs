@@ -5,14 +5,17 @@ use std::{sync::Arc, time::Duration};
 
 use parkranger::{
     address::VirtAddr,
-    binary::Binary,
+    binary::{Binary, DebugProof, Source},
     plan::Plan,
     runtime::{Layout, WaitReasons},
     symbols::{SymbolSource, Symbolizer},
 };
 use parkranger_common::event::{MAX_STACK, Record};
 
-use crate::input::Input;
+use crate::{
+    image::{Debug, RECIPES},
+    input::Input,
+};
 
 /// Functions of one file are asked about at no more addresses than this.
 const MAX_PLACES: usize = 96;
@@ -34,6 +37,8 @@ pub enum Parser {
     Gopclntab,
     /// `Symbolizer` on DWARF.
     Dwarf,
+    /// `Binary::add_debug_file`, and the layout and the symbols that are in such a file.
+    DebugFile,
     /// `Plan::of`: the prologues.
     Plan,
     /// `Record::parse`: the ring buffer.
@@ -42,8 +47,16 @@ pub enum Parser {
 
 impl Parser {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Binary, Self::Layout, Self::WaitReasons, Self::Gopclntab, Self::Dwarf, Self::Plan, Self::Record];
+    pub const ALL: [Self; 8] = [
+        Self::Binary,
+        Self::Layout,
+        Self::WaitReasons,
+        Self::Gopclntab,
+        Self::Dwarf,
+        Self::DebugFile,
+        Self::Plan,
+        Self::Record,
+    ];
 
     /// Its name on the command line and in `corpus/`.
     #[must_use]
@@ -54,6 +67,7 @@ impl Parser {
             Self::WaitReasons => "wait-reasons",
             Self::Gopclntab => "gopclntab",
             Self::Dwarf => "dwarf",
+            Self::DebugFile => "debug-file",
             Self::Plan => "plan",
             Self::Record => "record",
         }
@@ -74,6 +88,9 @@ impl Parser {
             return record(input);
         }
         let input = Input::new(input);
+        if self == Self::DebugFile {
+            return debug_file(input);
+        }
         let places = input.places.clone();
         let Ok(binary) = Binary::parse(Arc::new(input)) else { return false };
         let binary = Arc::new(binary);
@@ -86,7 +103,7 @@ impl Parser {
                 symbols(&binary, SymbolSource::Dwarf, &places) | symbols(&binary, SymbolSource::Auto, &places)
             }
             Self::Plan => plan(&binary),
-            Self::Record => false,
+            Self::DebugFile | Self::Record => false,
         }
     }
 }
@@ -97,6 +114,7 @@ fn questions(binary: &Binary, places: &[u64]) -> bool {
             assert!(functions.iter().all(|function| function.name == name), "another name than asked for");
         }
     }
+    let _ = binary.debug_link();
     let _ = binary.inlined_into("runtime.gopark");
     let _ = binary.inlined_into("main.inlinedOuter[...]");
     for &place in places.iter().take(MAX_PLACES) {
@@ -123,6 +141,24 @@ fn symbols(binary: &Arc<Binary>, source: SymbolSource, places: &[u64]) -> bool {
         let _ = symbolizer.entry(VirtAddr(place));
     }
     named
+}
+
+/// The input as the debug file of binaries that have no debug information.
+fn debug_file(input: Input) -> bool {
+    let places = input.places.clone();
+    let input: Arc<dyn Source> = Arc::new(input);
+    let without = (0u8..).zip(RECIPES).filter(|(_, recipe)| recipe.debug == Debug::None && recipe.build_info);
+    let mut answered = false;
+    for (index, _) in without {
+        let Ok(mut binary) = Binary::parse(Arc::new(Input::new(&[index]))) else { return false };
+        if binary.add_debug_file(&input, DebugProof::BuildId).is_err() {
+            continue;
+        }
+        let binary = Arc::new(binary);
+        let _ = Layout::of(&binary);
+        answered |= symbols(&binary, SymbolSource::Dwarf, &places);
+    }
+    answered
 }
 
 fn plan(binary: &Binary) -> bool {

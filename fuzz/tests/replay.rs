@@ -8,7 +8,7 @@ use std::{
 
 use parkranger_fuzz::{
     drive::{LONGEST, Parser},
-    image::{Image, RECIPES},
+    image::{Image, Processor, RECIPES},
 };
 
 /// One input: its name, its bytes, and who is to read it.
@@ -68,6 +68,8 @@ fn unchanged_images_are_understood() {
         }
         let has_dwarf = recipe.debug != parkranger_fuzz::image::Debug::None;
         assert!(Parser::Dwarf.run(&[index]) || !has_dwarf, "no symbols from the DWARF of {recipe:?}");
+        let has_debug_file = has_dwarf && recipe.processor == Processor::Amd64;
+        assert!(Parser::DebugFile.run(&[index]) || !has_debug_file, "no symbols from {recipe:?} as a debug file");
     }
 }
 

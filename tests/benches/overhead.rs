@@ -7,18 +7,20 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use parkranger_tests::agent::Top;
+use anyhow::{Context as _, Result, ensure};
 use parkranger_tests::bench::variants::{Bpftrace, Event, Traced, Variant as _};
 use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report, toolchain};
+use parkranger_tests::daemon::Daemon;
 use parkranger_tests::go::{Program, Variant};
 use parkranger_tests::skip;
 use parkranger_tests::target::Target;
 use serde::Deserialize;
 
 const UNTRACED: &str = "untraced";
-const PARKRANGER: &str = "parkranger top";
+const PARKRANGER: &str = "parkranger serve";
 const BPFTRACE: &str = "bpftrace count() at 3 entries";
+/// What the tests change, as it is when nobody changes it.
+const DEFAULTS: [&str; 4] = ["--interval", "5s", "--budget", "1"];
 /// Clients of the HTTP server at one time.
 const CLIENTS: u32 = 16;
 
@@ -76,20 +78,21 @@ fn compare(
     interleave(options.rounds, tools.len(), |_, tool| {
         let mut bench = Bench::start(work, server, client, options.quick)?;
         let mut bpftrace = Bpftrace::default();
-        let mut top = None;
+        let mut daemon = None;
         let traced = Traced { pid: bench.target.pid(), path: server.to_owned() };
         match tools[tool] {
-            PARKRANGER => top = Some(Top::start_with(traced.pid, &["--budget", "1"])?),
+            PARKRANGER => daemon = Some(Daemon::start_with(server, &DEFAULTS)?),
             BPFTRACE => bpftrace.attach_all(&traced, &Event::COUNTED)?,
             _ => {}
         }
         // The governor has ten seconds to find what it can afford; everybody gets them.
         bench.run(if options.quick { 1000 } else { 10_000 })?;
         let turn = bench.run(if options.quick { 500 } else { 5000 })?;
-        if let Some(top) = top {
-            let last = top.finish()?;
-            let cost = last.cost.map_or_else(|| "unknown".to_owned(), |cost| format!("{:.2} %", cost * 100.0));
-            said = format!("{}, says it costs {cost}", last.fidelity);
+        if let Some(daemon) = daemon {
+            let last = daemon.ok("/api/v1/processes")?.json()?;
+            let last = last["processes"].get(0).context("the process is not watched")?;
+            said = format!("{}, cost {}", last["fidelity"], last["cost"]);
+            ensure!(daemon.stop()?.success(), "the daemon did not end well");
         }
         bpftrace.detach(1)?;
         turns[tool].push(turn);

@@ -40,6 +40,8 @@ pub enum Program {
     Load,
     /// Waits in known ways for known times.
     Waits,
+    /// Becomes another program, under a restriction.
+    Launch,
 }
 
 /// The ways to build a program.
@@ -77,6 +79,7 @@ impl Program {
             Program::Served => "served",
             Program::Load => "load",
             Program::Waits => "waits",
+            Program::Launch => "launch",
         };
         programs().join(name)
     }
@@ -204,6 +207,27 @@ impl Toolchain {
         })
     }
 
+    /// The tests of a package of the standard library.
+    ///
+    /// # Errors
+    /// When the build fails: with the compiler's words.
+    pub fn build_tests(&self, package: &str) -> Result<Fixture> {
+        let fixtures = fixtures()?;
+        let path = self.path_of(&fixtures, &package.replace('/', "-"), Variant::Plain, &"tests")?;
+        build_once(&fixtures, path, |scratch, built| {
+            let args = ["test", "-c", "-o", built.to_str().context("path")?, package];
+            self.run(&fixtures, scratch, &args).map(drop)
+        })
+    }
+
+    /// Where the toolchain is, with the standard library's source.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn goroot(&self) -> Result<PathBuf> {
+        Ok(self.run(&fixtures()?, Path::new("/"), &["env", "GOROOT"])?.trim().into())
+    }
+
     /// Where a program is kept, by everything it is made from.
     fn path_of(&self, fixtures: &Path, name: &str, variant: Variant, made_from: &impl Hash) -> Result<PathBuf> {
         let version = self.run(fixtures, Path::new("/"), &["version"])?;
@@ -235,7 +259,7 @@ impl Toolchain {
         let with_profile = format!("-pgo={}", profile.display());
         let args: Vec<&str> = args.iter().copied().chain([with_profile.as_str()]).collect();
         let mut result = Ok(());
-        for seconds in [4, 8, 16] {
+        for seconds in [4, 8, 16, 32] {
             record_profile(&plain.path, &profile, seconds)?;
             self.run(fixtures, &program.directory(), &args)?;
             result = self.check_gopark_is_inlined(fixtures, built);

@@ -12,6 +12,7 @@
 //! - [`daemon`] runs `parkranger serve`, and [`http`] asks it;
 //! - [`prometheus`] scrapes it as the real one does;
 //! - [`elf`] finds functions by symbol, as little as the two above need;
+//! - [`others`] runs other people's programs with and without the agent;
 //! - [`skip`] makes sure that what could not be tested is known;
 //! - [`bench`] runs benchmarks beside their peers.
 //!
@@ -30,6 +31,7 @@ pub mod go;
 pub mod http;
 pub mod kernel_count;
 pub mod matrix;
+pub mod others;
 pub mod prometheus;
 pub mod skip;
 pub mod subject;

@@ -1,6 +1,6 @@
 //! Every Go version by every way to build: is what the agent says exactly what the target counted?
 
-use std::{fmt::Write as _, time::Instant};
+use std::{fmt::Write as _, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -26,6 +26,8 @@ pub enum Outcome {
     },
     /// There is no such build, with the reason.
     NoSuchBuild(&'static str),
+    /// There should be such a build and it failed: of the agent nothing is known here.
+    Unbuilt(String),
     /// What was wrong.
     Wrong(String),
 }
@@ -35,6 +37,7 @@ impl Outcome {
         match self {
             Self::Exact { births } => format!("exact {births}"),
             Self::NoSuchBuild(_) => "none".to_owned(),
+            Self::Unbuilt(_) => "UNBUILT".to_owned(),
             Self::Wrong(_) => "WRONG".to_owned(),
         }
     }
@@ -46,18 +49,24 @@ pub fn cell(minor: u32, variant: Variant) -> Outcome {
     if let Some(why) = Toolchain::lacks(minor, variant) {
         return Outcome::NoSuchBuild(why);
     }
-    match compare(minor, variant) {
+    let go = match Toolchain::find(minor) {
+        Ok(go) => go,
+        Err(missing) => return Outcome::Unbuilt(missing.0),
+    };
+    let program = match go.build(Program::Exercise, variant) {
+        Ok(program) => program.path,
+        Err(error) => return Outcome::Unbuilt(format!("{error:#}")),
+    };
+    match compare(&program, variant) {
         Ok(births) => Outcome::Exact { births },
         Err(error) => Outcome::Wrong(format!("{error:#}")),
     }
 }
 
-fn compare(minor: u32, variant: Variant) -> Result<u64> {
-    let go = Toolchain::find(minor).map_err(|missing| anyhow::anyhow!("{}", missing.0))?;
-    let program = go.build(Program::Exercise, variant)?.path;
+fn compare(program: &Path, variant: Variant) -> Result<u64> {
     let mut exercise = match variant {
-        Variant::CShared => Exercise::start_in_python(&program)?,
-        _ => Exercise::start(&program)?,
+        Variant::CShared => Exercise::start_in_python(program)?,
+        _ => Exercise::start(program)?,
     };
     // It has begun, and its runtime with it.
     let names = exercise.names()?;
@@ -91,7 +100,7 @@ fn compare(minor: u32, variant: Variant) -> Result<u64> {
 pub fn run(minors: &[u32], variants: &[(Variant, &'static str)]) -> Result<bool> {
     let start = Instant::now();
     let mut notes = String::new();
-    let (mut exact, mut none, mut wrong) = (0, 0, 0);
+    let (mut exact, mut none, mut unbuilt, mut wrong) = (0, 0, 0, 0);
     print!("{:<8}", "");
     variants.iter().for_each(|(_, name)| print!("{name:<13}"));
     println!();
@@ -107,6 +116,10 @@ pub fn run(minors: &[u32], variants: &[(Variant, &'static str)]) -> Result<bool>
                     none += 1;
                     writeln!(notes, "Go 1.{minor} {name}: no such build: {why}")?;
                 }
+                Outcome::Unbuilt(why) => {
+                    unbuilt += 1;
+                    writeln!(notes, "Go 1.{minor} {name}: not built: {why}")?;
+                }
                 Outcome::Wrong(why) => {
                     wrong += 1;
                     writeln!(notes, "Go 1.{minor} {name}: {why}")?;
@@ -116,8 +129,8 @@ pub fn run(minors: &[u32], variants: &[(Variant, &'static str)]) -> Result<bool>
         println!();
     }
     println!(
-        "{notes}{exact} exact, {none} builds that do not exist, {wrong} wrong, in {:.0} s",
+        "{notes}{exact} exact, {none} builds that do not exist, {unbuilt} not built, {wrong} wrong, in {:.0} s",
         start.elapsed().as_secs_f64()
     );
-    Ok(wrong == 0)
+    Ok(unbuilt + wrong == 0)
 }

@@ -234,6 +234,14 @@ impl Exercise {
         Ok(Exercise { target: Target::start(program)? })
     }
 
+    /// Starts a command that becomes the program, or has it as its child: then the process id is the command's.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_command(command: &mut Command) -> Result<Exercise> {
+        Ok(Exercise { target: Target::start_command(command)? })
+    }
+
     /// Starts Python and loads the program there, built as a shared object. Its `main` runs on a thread of Python's.
     ///
     /// # Errors

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use parkranger_tests::compare::short;
 use parkranger_tests::crowd::{Crowd, Spinning, dumped, goroutines, same_dumps, spinning};
 use parkranger_tests::go::{Program, Toolchain, Variant, with_go};
 use parkranger_tests::on_every_go;
@@ -115,17 +114,10 @@ fn rows(top: &str) -> Result<BTreeMap<String, (u64, u64)>> {
         let mut words = row.split_whitespace();
         let (flat, cum) = (words.next().context("flat")?.parse::<u64>()?, words.nth(2).context("cum")?.parse::<u64>()?);
         let place: Vec<&str> = words.skip(1).collect();
-        let row = rows.entry(without_types(&place.join(" "))).or_default();
+        let row = rows.entry(place.join(" ")).or_default();
         *row = (row.0 + flat, row.1 + cum);
     }
     Ok(rows)
-}
-
-/// `main.f[go.shape.int] /f.go:7` with dots for the types: from Go 1.21 on the runtime's profile spells them out, where
-/// its dumps and ours do not.
-fn without_types(place: &str) -> String {
-    let (function, line) = place.split_once(" /").unwrap_or((place, ""));
-    format!("{} /{line}", short(function))
 }
 
 /// The samples that `go tool pprof -raw` prints, as labels and lines of code instead of numbers of locations, each with
@@ -146,8 +138,7 @@ fn raw_samples(raw: &str, calls: usize) -> Result<BTreeMap<String, u64>> {
         }
         let (function, line) =
             place.split(" s=").next().and_then(|place| place.split_once(" /")).unwrap_or((place, ""));
-        // From Go 1.21 on the runtime's profile spells type arguments out, where its dumps and ours have dots.
-        lines.entry(id).or_default().push(format!("{} /{line}", short(function)));
+        lines.entry(id).or_default().push(format!("{function} /{line}"));
     }
     // "  2 4096: 1 2 3", then the labels if there are any.
     let mut found: Vec<(u64, String, String)> = Vec::new();

@@ -1,7 +1,5 @@
 # In the guest: each /t/exercise-VERSION does known things under watch, and what both sides counted is printed; each
-# /t/crowd-VERSION stands still, and is dumped by both sides, in base64 as it has many lines.
-cd /tmp
-cp /t/* .
+# /t/crowd-VERSION stands still, and is dumped by both sides, each line with its dump's name before it.
 ./parkranger check 2>&1 | head -5
 for program in exercise-*; do
   version=${program#exercise-}
@@ -11,7 +9,7 @@ for program in exercise-*; do
   exec 3> in
   echo sites >&3
   tries=0; until [ -s answers ] || [ $tries -gt 60 ]; do sleep 1; tries=$((tries + 1)); done
-  ./parkranger top --json --interval 1s --pid $target > top & agent=$!
+  ./parkranger top --json --budget off --interval 1s --pid $target > top & agent=$!
   tries=0; until [ -s top ] || [ $tries -gt 60 ]; do sleep 1; tries=$((tries + 1)); done
   # The names are in the first answer: ..."spawn":["after-func","arguments",...]}
   names=$(sed -n '1s/.*"spawn":\[\([^]]*\)\].*/\1/p' answers | tr -d '"' | tr ',' ' ')
@@ -46,7 +44,7 @@ for program in crowd-*; do
     ./parkranger dump --pid $target -o running
     tries=$((tries + 1))
   done 2> /dev/null
-  for what in ours own running; do echo "DUMP-$what $version $(base64 $what | tr -d '\n')"; done
+  for what in ours own running; do sed "s/^/DUMP-$what $version |/" $what; done
   echo quit >&3
   exec 3>&-
   wait $target

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// In the order they run.
-const PARSERS: [&str; 7] = ["binary", "dwarf", "gopclntab", "layout", "plan", "record", "wait-reasons"];
+const PARSERS: [&str; 8] = ["binary", "debug-file", "dwarf", "gopclntab", "layout", "plan", "record", "wait-reasons"];
 
 /// Coverage for libFuzzer, and the checks of a debug build at nearly the speed of a release build.
 const INSTRUMENTATION: [&str; 9] = [

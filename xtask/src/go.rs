@@ -37,7 +37,7 @@ const DEBIAN_1_19: Source = Source::Debian { package: "golang-1.19-go", go: "/us
 
 /// The releases that `cargo xtask test` runs against: the oldest, the newest, and two where the runtime changed.
 pub(crate) const TESTED: [Release; 4] = [
-    Release { minor: "1.19", version: "1.19.8", source: DEBIAN_1_19 },
+    OLDEST,
     Release { minor: "1.21", version: "1.21.13", source: Source::PyPi },
     Release { minor: "1.24", version: "1.24.11", source: Source::PyPi },
     NEWEST,
@@ -45,7 +45,7 @@ pub(crate) const TESTED: [Release; 4] = [
 
 /// The releases of `cargo xtask matrix`: the last patch, as far as there is one, of every version from 1.19 on but 1.20.
 pub(crate) const MATRIX: [Release; 8] = [
-    Release { minor: "1.19", version: "1.19.8", source: DEBIAN_1_19 },
+    OLDEST,
     Release { minor: "1.21", version: "1.21.13", source: Source::PyPi },
     Release { minor: "1.22", version: "1.22.10", source: Source::PyPi },
     Release { minor: "1.23", version: "1.23.9", source: Source::PyPi },
@@ -55,6 +55,8 @@ pub(crate) const MATRIX: [Release; 8] = [
     NEWEST,
 ];
 
+/// The oldest release there is a toolchain of.
+pub(crate) const OLDEST: Release = Release { minor: "1.19", version: "1.19.8", source: DEBIAN_1_19 };
 /// The release that the demo is built with.
 pub(crate) const NEWEST: Release = Release { minor: "1.27", version: "1.27.3", source: Source::PyPi };
 

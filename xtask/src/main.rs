@@ -15,9 +15,11 @@ mod ebpf;
 mod esbuild;
 mod fuzz;
 mod go;
+mod guest;
 mod layouts;
 mod lint;
 mod matrix;
+mod others;
 mod paths;
 mod proof;
 mod rust;
@@ -26,6 +28,7 @@ mod setup;
 mod step;
 mod symbols;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -91,6 +94,12 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
+    /// Run the tests of Go's standard library, and a build of all of it, watched and alone (needs root)
+    Others {
+        /// Only the tests of sync, context and time, once: a minute
+        #[arg(long)]
+        short: bool,
+    },
     /// Compare the frames that DWARF and gopclntab give, at every pc of six large programs
     Symbols,
     /// Write the table of the runtime's structs, from the DWARF of every supported Go, for amd64 and arm64
@@ -101,6 +110,8 @@ enum Command {
     },
     /// Count on a real arm64 kernel, under emulation
     Arm64,
+    /// Count on the kernels of Debian's releases, 5.10 to 7.x, under emulation
+    Vm(vm::Options),
     /// Check formatting, and clippy with warnings as errors
     Lint,
     /// Run cargo with the environment and flags that parkranger needs here: `cargo xtask cargo -- clippy`
@@ -145,9 +156,11 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Fuzz(options) => fuzz::run(&paths, options),
         Command::Matrix { args } => matrix::run(&paths, args),
         Command::Churn { minutes } => churn::run(&paths, *minutes),
+        Command::Others { short } => others::run(&paths, *short),
         Command::Symbols => symbols::run(&paths),
         Command::Layouts { check } => layouts::run(&paths, *check),
         Command::Arm64 => arm64::run(&paths),
+        Command::Vm(options) => vm::run(&paths, options),
         Command::Lint => lint::run(&paths),
         Command::Cargo { args } => agent::pass_through(&paths, args),
     }

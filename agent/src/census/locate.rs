@@ -20,6 +20,7 @@ pub(super) const MAX_SLOTS: u64 = 1 << 25;
 /// Entries looked at before a list is believed.
 const SAMPLES: u64 = 32;
 const FUNCTION: &str = "runtime.allgadd";
+const NOWHERE: &str = "no place to look at";
 const MAX_BSS_BYTES: u64 = 64 << 20;
 /// Words of .bss that look like a slice are many; a list of goroutines is one.
 const MAX_SLICES: usize = 100_000;
@@ -67,7 +68,7 @@ impl<M: Memory> Search<'_, M> {
     /// Looks for the list.
     pub(super) fn find(&self) -> Result<AllGs, CensusError> {
         let mut looked_at = 0;
-        let mut why = "no place to look at";
+        let mut why = NOWHERE;
         let mut empty = false;
         for function in self.binary.functions_named(FUNCTION)? {
             let references = data_references(self.binary, &function)?;
@@ -88,10 +89,12 @@ impl<M: Memory> Search<'_, M> {
                 }
             }
         }
+        // Nothing has been put there yet. What else lies in .bss says nothing then.
+        let starting = empty && why == NOWHERE;
         if let Some(found) = self.scan(&mut looked_at, &mut why)? {
             return Ok(found);
         }
-        if empty && why == "no place to look at" {
+        if starting {
             return Err(CensusError::Starting);
         }
         Err(CensusError::NotFound { candidates: looked_at, why })

@@ -5,10 +5,7 @@ use std::str::FromStr;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::{
-    governor::{Budget, Fidelity},
-    kernel::Sizes,
-};
+use crate::governor::{Budget, Fidelity};
 
 /// What watching may cost, or whatever it does.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -51,16 +48,4 @@ pub(super) struct BudgetOptions {
     /// as counting.
     #[arg(long, value_enum, value_name = "FIDELITY", default_value_t = Fidelity::Full)]
     pub(super) fidelity: Fidelity,
-}
-
-impl BudgetOptions {
-    /// What the kernel's maps are to hold.
-    pub(super) fn sizes(&self) -> Sizes {
-        sizes(self.fidelity == Fidelity::Story)
-    }
-}
-
-/// What the kernel's maps are to hold, with or without stories.
-pub(super) fn sizes(stories: bool) -> Sizes {
-    if stories { Sizes::default().with_stories() } else { Sizes::default() }
 }

@@ -54,11 +54,17 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 fn kernel_report(proc: &Proc, attach: Option<Method>) -> KernelReport {
     let capability = Capability::ask(proc.root());
     // Only loading the programs tells for sure; nothing is attached to any process.
-    let loaded = Kernel::load(&capability, Sizes::default(), attach);
+    let sizes = Sizes::default();
+    let loaded = Kernel::load(&capability, sizes, attach);
+    let method = loaded.as_ref().ok().map(Kernel::method);
     KernelReport {
         release: capability.release.clone(),
         usable: loaded.is_ok(),
-        method: loaded.as_ref().ok().map(|kernel| kernel.method().name()),
+        method: method.map(Method::name),
+        fallback: method.and_then(Method::fallback),
+        max_sites: sizes.sites,
+        max_processes: sizes.processes,
+        map_bytes: sizes.kernel_bytes(),
         reason: loaded.err().map(|error| error.to_string()),
         uprobe_multi: capability.uprobe_multi.ok(),
         perf_uprobes: capability.perf_uprobes,
@@ -91,7 +97,7 @@ fn target_report(
 ) -> Result<Option<TargetReport>, HostError> {
     proc.identity(pid)?;
     let path = proc.executable_path(pid)?;
-    if !target.wants(pid, &path) {
+    if !target.wants(proc, pid, &path)? {
         return Ok(None);
     }
     let mut report = TargetReport {

@@ -9,12 +9,9 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use globset::GlobMatcher;
+use globset::{Glob, GlobMatcher};
 
-use super::{
-    exit::Failure,
-    target::{Symbols, glob},
-};
+use super::{exit::Failure, target::Symbols};
 use crate::{
     census::{Census, CensusError, Detail},
     export::{self, Dump, Selection},
@@ -84,6 +81,10 @@ impl Format {
 
 fn label(text: &str) -> Result<(String, String), String> {
     Selection::label(text).ok_or_else(|| "a label is KEY=VALUE".to_owned())
+}
+
+fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
+    Ok(Glob::new(pattern)?.compile_matcher())
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {

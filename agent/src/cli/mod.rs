@@ -2,12 +2,14 @@
 //!
 //! Parsing validates and never acts; each command is a file.
 
+mod bounds;
 mod budget;
 mod check;
 mod dump;
 mod exit;
 mod logging;
 mod ps;
+mod rules;
 mod serve;
 mod target;
 mod top;

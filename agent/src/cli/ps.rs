@@ -93,7 +93,7 @@ impl Lister {
     fn row(&mut self, pid: u32, target: &Target) -> Result<Option<Row>, HostError> {
         let identity = self.proc.identity(pid)?;
         let exe = self.proc.executable_path(pid)?;
-        if !target.wants(pid, &exe) {
+        if !target.wants(&self.proc, pid, &exe)? {
             return Ok(None);
         }
         let found = runtimes::find(&self.proc, &mut self.binaries, pid, exe.clone(), runtimes::Age::Old)?;

@@ -6,9 +6,11 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::{
-    budget::{Choice, sizes},
+    bounds::Bounds,
+    budget::Choice,
     exit::Failure,
-    target::{Symbols, glob},
+    rules::{RuleOptions, list},
+    target::Symbols,
 };
 use crate::{
     governor::Fidelity,
@@ -57,9 +59,12 @@ struct Flags {
     /// once.
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
-    /// Only processes whose executable matches: a path pattern, or a file name pattern if it has no slash.
-    #[arg(short, long, value_name = "GLOB")]
-    exe: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    rules: RuleOptions,
+    #[command(flatten)]
+    #[serde(flatten)]
+    bounds: Bounds,
     /// Time between two readings of the counters. [default: 5s]
     #[arg(short, long, value_name = "TIME")]
     interval: Option<Span>,
@@ -131,10 +136,10 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
     let flags = options.flags().map_err(ServeError::from)?;
     let settings = flags.settings(&options).map_err(ServeError::from)?;
     let config = Config {
-        target: flags.target(&options).map_err(ServeError::from)?,
+        target: settings.target.clone(),
         symbols: flags.symbols.unwrap_or_default().source(),
         // Requests with a token may ask for stories.
-        sizes: sizes(settings.token_file.is_some() || flags.fidelity == Some(Fidelity::Story)),
+        sizes: flags.bounds.sizes(settings.token_file.is_some() || flags.fidelity == Some(Fidelity::Story)),
         audit_every: flags.audit_every.map_or(Duration::from_secs(60), |span| span.0),
         attach: None,
         budget: settings.budget,
@@ -164,14 +169,14 @@ impl Options {
 
 impl Flags {
     fn or(self, file: Self) -> Self {
-        let list = |own: Vec<String>, other| if own.is_empty() { other } else { own };
         Self {
             listen: list(self.listen, file.listen),
             token_file: self.token_file.or(file.token_file),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
             allow_host: list(self.allow_host, file.allow_host),
-            exe: self.exe.or(file.exe),
+            rules: self.rules.or(file.rules),
+            bounds: self.bounds.or(file.bounds),
             interval: self.interval.or(file.interval),
             audit_every: self.audit_every.or(file.audit_every),
             budget: self.budget.or(file.budget),
@@ -183,13 +188,6 @@ impl Flags {
             otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),
             otlp_interval: self.otlp_interval.or(file.otlp_interval),
             symbols: self.symbols.or(file.symbols),
-        }
-    }
-
-    fn target(&self, options: &Options) -> Result<Target, SettingsError> {
-        match &self.exe {
-            None => Ok(Target::All),
-            Some(pattern) => glob(pattern).map(Target::Exe).map_err(|error| options.wrong(format!("exe: {error}"))),
         }
     }
 
@@ -212,6 +210,7 @@ impl Flags {
             tls,
             allowed_hosts: self.allow_host.clone(),
             interval: self.interval.map_or(Duration::from_secs(5), |span| span.0),
+            target: Target::Host(self.rules.rules()),
             budget: self.budget.unwrap_or_default().0,
             site_series: self.site_series.unwrap_or(60),
             limits: Limits {
@@ -231,7 +230,7 @@ mod tests {
     #[test]
     fn a_flag_comes_before_the_file() {
         let file: Flags = toml::from_str(
-            "listen = ['unix:/run/x.sock']\ninterval = '2s'\nsite-series = 7\nsymbols = 'gopclntab'\nallow-host = ['a']",
+            "listen = ['unix:/run/x.sock']\ninterval = '2s'\nsite-series = 7\nsymbols = 'gopclntab'\nallow-host = ['a']\nuser = '0'",
         )
         .unwrap();
         let flags = Flags { interval: "3s".parse().ok(), ..Flags::default() }.or(file);
@@ -240,11 +239,20 @@ mod tests {
         assert_eq!(settings.listen, [Address::Unix("/run/x.sock".into())]);
         assert_eq!((settings.interval, settings.site_series), (Duration::from_secs(3), 7));
         assert_eq!(flags.symbols, Some(Symbols::Gopclntab));
+        assert_eq!(settings.target.describe(), "that fits --user 0");
     }
 
     #[test]
     fn nonsense_in_the_file_is_refused() {
-        for wrong in ["listne = []", "interval = '1ms'", "interval = 5", "site-series = -1", "symbols = 'x'"] {
+        for wrong in [
+            "listne = []",
+            "interval = '1ms'",
+            "interval = 5",
+            "site-series = -1",
+            "symbols = 'x'",
+            "exe = 'a[b'",
+            "max-sites = 0",
+        ] {
             assert!(toml::from_str::<Flags>(wrong).is_err(), "{wrong}");
         }
     }

@@ -1,19 +1,18 @@
-//! `--pid` and `--exe`: which processes a command is about.
+//! `--pid` and the rules: which processes a command is about.
 
 use clap::Args;
-use globset::{Glob, GlobMatcher};
 
+use super::rules::RuleOptions;
 use crate::{kernel::Method, symbols::SymbolSource, watch::Target};
 
 /// Which processes; every Go process of the host where nothing is given.
 #[derive(Clone, Debug, Args)]
 pub(super) struct TargetOptions {
     /// This process; may be given more than once.
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "PID", conflicts_with = "RuleOptions", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
-    /// Processes whose executable matches: a path pattern, or a file name pattern if it has no slash.
-    #[arg(short, long, value_name = "GLOB", conflicts_with = "pid", value_parser = glob)]
-    exe: Option<GlobMatcher>,
+    #[command(flatten)]
+    rules: RuleOptions,
     /// Where names of functions and lines come from.
     #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
     symbols: Symbols,
@@ -42,16 +41,13 @@ pub(super) enum Symbols {
 
 impl TargetOptions {
     pub(super) fn target(&self) -> Target {
-        match &self.exe {
-            Some(glob) => Target::Exe(glob.clone()),
-            None if self.pid.is_empty() => Target::All,
-            None => {
-                let mut pids = self.pid.clone();
-                pids.sort_unstable();
-                pids.dedup();
-                Target::Pids(pids)
-            }
+        if self.pid.is_empty() {
+            return Target::Host(self.rules.rules());
         }
+        let mut pids = self.pid.clone();
+        pids.sort_unstable();
+        pids.dedup();
+        Target::Pids(pids)
     }
 
     pub(super) fn symbols(&self) -> SymbolSource {
@@ -67,8 +63,4 @@ impl Symbols {
             Self::Gopclntab => SymbolSource::Gopclntab,
         }
     }
-}
-
-pub(super) fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
-    Ok(Glob::new(pattern)?.compile_matcher())
 }

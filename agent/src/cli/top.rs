@@ -12,11 +12,13 @@ use tokio::{
 };
 
 use super::{
+    bounds::Bounds,
     budget::BudgetOptions,
     exit::Failure,
     target::{AttachOptions, TargetOptions},
 };
 use crate::{
+    governor::Fidelity,
     host::Proc,
     kernel::Sizes,
     views::{Sort, TableOptions, json, table},
@@ -34,6 +36,8 @@ pub(super) struct Options {
     attach: AttachOptions,
     #[command(flatten)]
     budget: BudgetOptions,
+    #[command(flatten)]
+    bounds: Bounds,
     /// Time between two tables or lines: 500ms, 2s, 1m.
     #[arg(short, long, default_value = "1s", value_parser = duration)]
     interval: Duration,
@@ -59,8 +63,8 @@ pub(super) struct Options {
     #[arg(long)]
     json: bool,
     /// Size of the ring buffer, pages times a power of two: tests force it to overflow.
-    #[arg(long, value_name = "BYTES", hide = true, default_value_t = Sizes::default().ring_bytes)]
-    ring_bytes: u32,
+    #[arg(long, value_name = "BYTES", hide = true)]
+    ring_bytes: Option<u32>,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -75,10 +79,11 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
 async fn watch(options: Options) -> Result<(), Failure> {
     // Before anything is attached: an interrupt during the start must take the probes off too.
     let mut stop = Stop::new()?;
+    let sizes = options.bounds.sizes(options.budget.fidelity == Fidelity::Story);
     let config = Config {
         target: options.target.target(),
         symbols: options.target.symbols(),
-        sizes: Sizes { ring_bytes: options.ring_bytes, ..options.budget.sizes() },
+        sizes: Sizes { ring_bytes: options.ring_bytes.unwrap_or(sizes.ring_bytes), ..sizes },
         audit_every: options.audit_every,
         attach: options.attach.method,
         budget: options.budget.budget.0,

@@ -232,7 +232,7 @@ fn stacks(dump: &Dump<'_>) -> (Vec<Stack>, BTreeMap<StackId, usize>) {
             let mut frames = Vec::new();
             for call in dump.census.stacks.calls(stack) {
                 for frame in &dump.names.place(*call).frames {
-                    let Named { function, file, line, inlined } = frame.clone();
+                    let Named { function, symbol: _, file, line, inlined } = frame.clone();
                     frames.push(Frame { function, file, line, inlined, pc: call.pc().0 });
                 }
             }

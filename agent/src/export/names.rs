@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     fn shown(name: &str) -> bool {
-        let frame = Frame { function: name.to_owned(), file: String::new(), line: 1, inlined: false };
+        let frame = Frame::named(name.to_owned(), String::new(), 1, false);
         is_shown(&frame, false, Some("main.f"))
     }
 
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_wrapper_is_left_out_unless_it_panicked() {
-        let frame = Frame { function: "main.main.gowrap1".to_owned(), file: String::new(), line: 1, inlined: false };
+        let frame = Frame::named("main.main.gowrap1".to_owned(), String::new(), 1, false);
         assert!(!is_shown(&frame, true, Some("main.f")));
         assert!(is_shown(&frame, true, Some("runtime.panicwrap")));
         assert!(is_shown(&Frame { inlined: true, ..frame }, true, Some("main.f")));

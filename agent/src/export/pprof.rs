@@ -127,7 +127,7 @@ impl Builder {
         let holds = |mapping: &&Mapping| (mapping.memory_start..mapping.memory_limit).contains(&address);
         let mapping_id = self.tables.profile.mapping.iter().find(holds).map_or(0, |mapping| mapping.id);
         let frames = place.frames.get(frames).unwrap_or_default().iter();
-        let line = frames.map(|frame| self.tables.line(&frame.function, &frame.file, frame.line)).collect();
+        let line = frames.map(|frame| self.tables.line(frame.symbol(), &frame.file, frame.line)).collect();
         self.tables.profile.location.push(Location { id, mapping_id, address, line });
         id
     }

@@ -123,7 +123,7 @@ impl Builder {
         }
         let location_id = match site.creation_stack.as_slice() {
             [] => vec![self.location(&site.function, &site.file, site.line)],
-            stack => stack.iter().map(|frame| self.location(&frame.function, &frame.file, frame.line)).collect(),
+            stack => stack.iter().map(|frame| self.location(frame.symbol(), &frame.file, frame.line)).collect(),
         };
         let start = Some(("starts", site.start_function.as_str())).filter(|(_, start)| !start.is_empty());
         let label = start.iter().chain(labels);

@@ -1,11 +1,14 @@
 //! What one process used and what watching it cost.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use parkranger_common::counts::ProcessId;
 
 use super::{Budget, Fidelity, LEAST_CPU};
-use crate::{host::FileId, kernel::HitCosts};
+use crate::{host::FileId, kernel::HitCosts, ledger::Seen};
 
 /// Hits of a process's probes, since each was first counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,12 +36,12 @@ pub struct Reading {
     pub hits: Hits,
 }
 
-/// Credit is so much time of the present allowance, at most.
+/// Credit is so much time of the present allowance, at most; from one window to the next where that is longer.
 const CREDIT: Duration = Duration::from_secs(2);
 /// Rates are averages that forget the past with this time constant.
 const MEMORY: Duration = Duration::from_secs(2);
-/// Windows whose parks must agree before all are counted again.
-const WINDOWS_TO_RISE: u32 = 3;
+/// So many windows decide: the dearest of them.
+const WINDOWS: usize = 3;
 /// Part of the CPU time a process uses that counts as its own at least, however dear counting seems: one that counting
 /// slows down would use the rest itself.
 const LEAST_OWN: f64 = 0.2;
@@ -68,21 +71,24 @@ pub struct Account {
     last_cost: f64,
     /// Whether the averages and the credit are of what is recorded now: the first reading after a step makes them so.
     known: bool,
-    /// Windows since the last step.
-    windows: u32,
+    /// Rates of the last windows since the last step.
+    windows: VecDeque<Rates>,
+    /// Time from one window to the next, where there are some.
+    every: Duration,
 }
 
 impl Account {
-    /// Takes a reading, made at `now` while `fidelity` was recorded.
+    /// Takes a reading, made at `now` while `fidelity` was recorded, with a window so often.
     pub(super) fn take(
         &mut self,
         reading: &Reading,
-        fidelity: Fidelity,
+        (fidelity, every): (Fidelity, Option<Duration>),
         costs: HitCosts,
         budget: Budget,
         now: Instant,
     ) {
         self.budget = budget.0;
+        self.every = every.unwrap_or_default();
         let Some((then, before)) = self.last.replace((now, *reading)) else { return };
         let seconds = now.saturating_duration_since(then).as_secs_f64();
         if seconds <= 0.0 {
@@ -124,20 +130,26 @@ impl Account {
             self.renew_credit();
         }
         let earned = self.budget * own_cpu(cpu, cost) * seconds;
-        let most = CREDIT.as_secs_f64() * self.allowance();
-        self.credit_ns = (self.credit_ns + earned - cost * seconds).min(most);
+        self.credit_ns = (self.credit_ns + earned - cost * seconds).min(self.most_credit());
     }
 
-    /// Takes what a window saw while parks are sampled.
-    pub(super) fn sampled(&mut self, parks: u64, over: Duration) {
-        if over.is_zero() {
+    /// Takes what a window saw while `fidelity` was recorded.
+    pub(super) fn sampled(&mut self, seen: &Seen, fidelity: Fidelity) {
+        if seen.unwatched.is_zero() {
             return;
         }
-        let rate = parks as f64 / over.as_secs_f64();
-        // The first window after a step knows more than memory does.
-        self.rates.parks = if self.windows == 0 { rate } else { (self.rates.parks + rate) / 2.0 };
-        self.last_rates.parks = rate;
-        self.windows = self.windows.saturating_add(1);
+        let rate = |events: u64| events as f64 / seen.unwatched.as_secs_f64();
+        if self.windows.len() >= WINDOWS {
+            self.windows.pop_front();
+        }
+        self.windows.push_back(Rates { births: rate(seen.births), parks: rate(seen.parks), exits: rate(seen.exits) });
+        let most = |rate: fn(&Rates) -> f64| self.windows.iter().map(rate).fold(0.0, f64::max);
+        let rates = Rates { births: most(|r| r.births), parks: most(|r| r.parks), exits: most(|r| r.exits) };
+        let (births, exits) = (self.rates.births, self.rates.exits);
+        self.rates = if fidelity < Fidelity::Lifecycle { rates } else { Rates { births, exits, ..rates } };
+        // These are the last ones, too.
+        let (births, exits) = (self.last_rates.births, self.last_rates.exits);
+        self.last_rates = if fidelity < Fidelity::Lifecycle { rates } else { Rates { births, exits, ..rates } };
     }
 
     pub(super) fn is_of(&self, binary: FileId) -> bool {
@@ -159,7 +171,7 @@ impl Account {
 
     /// The binary went to `fidelity`: what was measured before says little of what is recorded only now.
     pub(super) fn stepped(&mut self, fidelity: Fidelity) {
-        self.windows = 0;
+        self.windows.clear();
         if fidelity <= Fidelity::Lifecycle {
             self.last_rates.parks = 0.0;
         }
@@ -167,7 +179,11 @@ impl Account {
     }
 
     pub(super) fn renew_credit(&mut self) {
-        self.credit_ns = CREDIT.as_secs_f64() * self.allowance();
+        self.credit_ns = self.most_credit();
+    }
+
+    fn most_credit(&self) -> f64 {
+        CREDIT.max(self.every).as_secs_f64() * self.allowance()
     }
 
     /// What watching costs, as a share of the CPU time without it. `None` before the second reading.
@@ -196,6 +212,13 @@ impl Account {
         }
     }
 
+    /// The share of all events that can be counted with this `part` of the allowance. May be above 1.
+    pub(super) fn share_of_all(&self, costs: HitCosts, part: f64) -> f64 {
+        let (allowance, lifecycle) = self.now(costs);
+        let all = lifecycle + self.rates.parks.max(self.last_rates.parks) * costs.park_ns;
+        if all > 0.0 { allowance * part / all } else { 1.0 }
+    }
+
     /// Whether births and exits can all be counted.
     pub(super) fn affords_lifecycle(&self, costs: HitCosts) -> bool {
         let (allowance, lifecycle) = self.now(costs);
@@ -217,7 +240,8 @@ impl Account {
         match from {
             // Nothing is counted in a census: only trying tells.
             Fidelity::Census => true,
-            Fidelity::Sampled => self.windows >= WINDOWS_TO_RISE && lifecycle + parks <= part * allowance,
+            Fidelity::Sparse => self.windows.len() >= WINDOWS && lifecycle <= part * allowance,
+            Fidelity::Sampled => self.windows.len() >= WINDOWS && lifecycle + parks <= part * allowance,
             Fidelity::Lifecycle | Fidelity::Full | Fidelity::Story => lifecycle <= part * allowance,
         }
     }

@@ -27,7 +27,7 @@ use parkranger_common::counts::ProcessId;
 
 pub use account::{Account, Hits, Reading};
 
-use crate::{host::FileId, kernel::HitCosts};
+use crate::{host::FileId, kernel::HitCosts, ledger::Seen};
 
 /// How much is recorded of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Deserialize)]
@@ -35,6 +35,8 @@ use crate::{host::FileId, kernel::HitCosts};
 pub enum Fidelity {
     /// No probes: live goroutines from censuses alone.
     Census,
+    /// The same, and births, exits and parks in short windows, scaled up.
+    Sparse,
     /// Births and exits.
     Lifecycle,
     /// Births and exits, and parks in short windows, scaled up.
@@ -51,11 +53,18 @@ impl Fidelity {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Census => "census",
+            Self::Sparse => "sparse",
             Self::Lifecycle => "lifecycle",
             Self::Sampled => "sampled",
             Self::Full => "full",
             Self::Story => "story",
         }
+    }
+
+    /// Whether something is counted in windows.
+    #[must_use]
+    pub const fn has_windows(self) -> bool {
+        matches!(self, Self::Sparse | Self::Sampled)
     }
 }
 
@@ -96,12 +105,12 @@ impl FromStr for Budget {
 
 /// A process counts as using at least so much of one CPU: what an idle one costs is nothing to anybody.
 const LEAST_CPU: f64 = 0.01;
-/// Length of a window in which parks are sampled.
+/// Length of a window in which events are sampled.
 pub const SAMPLE: Duration = Duration::from_millis(20);
 /// The rarest and the most frequent windows: beyond them it is not worth it, and attaching costs more than counting.
 const RAREST: Duration = Duration::from_secs(30);
 const MOST_FREQUENT: Duration = Duration::from_millis(250);
-/// Part of what is left of the allowance that sampled parks are to need: parks come in bursts.
+/// Part of what is left of the allowance that samples are to need: events come in bursts.
 const SAMPLED_PART: f64 = 0.5;
 /// Part of the allowance that the next step up may be predicted to need.
 const UP_PART: f64 = 0.7;
@@ -132,7 +141,7 @@ pub struct Step {
 #[derive(Clone, Copy, Debug)]
 struct Level {
     fidelity: Fidelity,
-    /// Share of the time that parks are counted in, if they are sampled.
+    /// Share of the time that windows are open, if there are some.
     share: f64,
     /// When it stepped last, and whether that was up; a new one came up from nothing.
     since: Instant,
@@ -170,7 +179,11 @@ impl Governor {
     /// good where that is less than full. `may_sample`: whether attaching for a short time is cheap here.
     #[must_use]
     pub fn new(budget: Option<Budget>, first: Fidelity, may_sample: bool) -> Self {
-        let first = if first == Fidelity::Sampled && !may_sample { Fidelity::Lifecycle } else { first };
+        let first = match first {
+            Fidelity::Sampled if !may_sample => Fidelity::Lifecycle,
+            Fidelity::Sparse if !may_sample => Fidelity::Census,
+            other => other,
+        };
         let (levels, accounts) = (BTreeMap::new(), BTreeMap::new());
         Self { budget, costs: HitCosts::default(), may_sample, first, levels, accounts }
     }
@@ -203,10 +216,10 @@ impl Governor {
         self.levels.get(&binary).map_or(self.first, |level| level.fidelity)
     }
 
-    /// Time from one window to the next, if the binary's parks are sampled.
+    /// Time from one window to the next, if the binary has some.
     #[must_use]
     pub fn sample_every(&self, binary: FileId) -> Option<Duration> {
-        let level = self.levels.get(&binary).filter(|level| level.fidelity == Fidelity::Sampled)?;
+        let level = self.levels.get(&binary).filter(|level| level.fidelity.has_windows())?;
         Some(SAMPLE.div_f64(level.share.max(least_share())).clamp(MOST_FREQUENT, RAREST))
     }
 
@@ -215,6 +228,12 @@ impl Governor {
     pub fn is_on_trial(&self, now: Instant) -> bool {
         const TRIAL: Duration = Duration::from_millis(300);
         self.levels.values().any(|level| level.up && now.saturating_duration_since(level.since) < TRIAL)
+    }
+
+    /// Whether some binary may be due for a step up: then idle processes matter, too.
+    #[must_use]
+    pub fn may_rise(&self) -> bool {
+        self.levels.values().any(|level| level.fidelity < self.first && !level.pinned)
     }
 
     /// What there is to say of a process.
@@ -249,16 +268,17 @@ impl Governor {
         level.pinned = fidelity.is_some();
         let from = level.fidelity;
         let to = fidelity.or((from == Fidelity::Story).then_some(Fidelity::Full))?;
-        if to == Fidelity::Sampled && !self.may_sample {
+        if to.has_windows() && !self.may_sample {
             return None;
         }
         self.go(binary, to, most_share(), now).then_some(Step { binary, from, to, because_of: None, cost: 0.0 })
     }
 
-    /// Takes how many parks of a process a window of the length `over` saw.
-    pub fn sampled(&mut self, process: ProcessId, parks: u64, over: Duration) {
+    /// Takes what a window saw of a process.
+    pub fn sampled(&mut self, process: ProcessId, binary: FileId, seen: &Seen) {
+        let fidelity = self.fidelity(binary);
         if let Some(account) = self.accounts.get_mut(&process) {
-            account.sampled(parks, over);
+            account.sampled(seen, fidelity);
         }
     }
 
@@ -266,9 +286,9 @@ impl Governor {
     pub fn observe(&mut self, readings: &[Reading], now: Instant) -> Vec<Step> {
         let mut binaries: BTreeMap<FileId, Vec<ProcessId>> = BTreeMap::new();
         for reading in readings {
-            let fidelity = self.fidelity(reading.binary);
+            let level = (self.fidelity(reading.binary), self.sample_every(reading.binary));
             let account = self.accounts.entry(reading.process).or_default();
-            account.take(reading, fidelity, self.costs, self.budget.unwrap_or(Budget::DEFAULT), now);
+            account.take(reading, level, self.costs, self.budget.unwrap_or(Budget::DEFAULT), now);
             binaries.entry(reading.binary).or_default().push(reading.process);
         }
         if self.budget.is_none() {
@@ -303,8 +323,11 @@ impl Governor {
             level.hold = level.hold.max(pay).min(LONGEST_HOLD);
             return stepped.then_some(Step { binary, from, to, because_of: Some(id), cost });
         }
-        if level.fidelity == Fidelity::Sampled {
-            let shares = accounts.clone().map(|(_, account)| account.share(self.costs, SAMPLED_PART));
+        if level.fidelity.has_windows() {
+            let shares = accounts.clone().map(|(_, account)| match level.fidelity {
+                Fidelity::Sparse => account.share_of_all(self.costs, SAMPLED_PART),
+                _ => account.share(self.costs, SAMPLED_PART),
+            });
             let share = shares.fold(most_share(), f64::min).clamp(least_share(), most_share());
             self.level(binary, now).share = share;
         }
@@ -314,8 +337,9 @@ impl Governor {
             _ if now.saturating_duration_since(level.since) < if level.up { HOLD } else { level.hold } => return None,
             _ if level.fidelity >= self.first => return None,
             Fidelity::Sampled => Fidelity::Full,
-            Fidelity::Lifecycle if self.may_sample => Fidelity::Sampled,
-            Fidelity::Lifecycle => Fidelity::Full,
+            Fidelity::Sparse | Fidelity::Lifecycle if self.may_sample => Fidelity::Sampled,
+            Fidelity::Sparse | Fidelity::Lifecycle => Fidelity::Full,
+            Fidelity::Census if self.may_sample => Fidelity::Sparse,
             Fidelity::Census => Fidelity::Lifecycle,
         };
         let accounts = processes.iter().filter_map(|id| Some((*id, self.accounts.get(id)?)));
@@ -329,22 +353,28 @@ impl Governor {
         Some(Step { binary, from, to: next, because_of, cost })
     }
 
-    /// The most that a process's rates allow that is less than now, with the share of the time to count parks in.
+    /// The most that a process's rates allow that is less than now, with the share of the time to open windows in.
     fn fits(&self, account: &Account, level: &Level) -> (Fidelity, f64) {
-        if !account.affords_lifecycle(self.costs) {
-            return (Fidelity::Census, 0.0);
+        let rarest = level.share <= least_share();
+        // While everything is counted it is not known well what a window would cost: the rarest are tried before none.
+        let at_most = |share: f64, most: f64| share.min(most).max(least_share());
+        if level.fidelity >= Fidelity::Sampled && account.affords_lifecycle(self.costs) {
+            let share = account.share(self.costs, SAMPLED_PART);
+            return match level.fidelity {
+                Fidelity::Sampled if rarest => (Fidelity::Lifecycle, 0.0),
+                Fidelity::Sampled => (Fidelity::Sampled, at_most(share, level.share / 2.0)),
+                _ if self.may_sample => (Fidelity::Sampled, at_most(share, most_share())),
+                _ => (Fidelity::Lifecycle, 0.0),
+            };
         }
-        let share = match level.fidelity {
-            Fidelity::Full | Fidelity::Story => account.share(self.costs, SAMPLED_PART).min(most_share()),
-            // The rarest windows are tried before none.
-            Fidelity::Sampled if level.share > least_share() => {
-                account.share(self.costs, SAMPLED_PART).min((level.share / 2.0).max(least_share()))
-            }
-            Fidelity::Sampled => return (Fidelity::Lifecycle, 0.0),
-            // Births and exits seemed affordable on the whole and are not now.
-            Fidelity::Lifecycle | Fidelity::Census => return (Fidelity::Census, 0.0),
-        };
-        if self.may_sample && share >= least_share() { (Fidelity::Sampled, share) } else { (Fidelity::Lifecycle, 0.0) }
+        let share = account.share_of_all(self.costs, SAMPLED_PART);
+        match level.fidelity {
+            Fidelity::Census => (Fidelity::Census, 0.0),
+            Fidelity::Sparse if rarest => (Fidelity::Census, 0.0),
+            Fidelity::Sparse => (Fidelity::Sparse, at_most(share, level.share / 2.0)),
+            _ if self.may_sample => (Fidelity::Sparse, at_most(share, most_share())),
+            _ => (Fidelity::Census, 0.0),
+        }
     }
 
     fn level(&mut self, binary: FileId, now: Instant) -> &mut Level {

@@ -80,12 +80,13 @@ impl World {
             for ((reading, program), spent) in self.processes.iter_mut().zip(&mut self.spent) {
                 let fidelity = self.governor.fidelity(reading.binary);
                 let window = sampled.get(&reading.binary).copied().unwrap_or(0.0);
-                let of_parks = match fidelity {
-                    Fidelity::Full | Fidelity::Story => seconds,
-                    Fidelity::Sampled => window,
-                    Fidelity::Lifecycle | Fidelity::Census => 0.0,
+                let (of_births, of_parks) = match fidelity {
+                    Fidelity::Full | Fidelity::Story => (seconds, seconds),
+                    Fidelity::Sampled => (seconds, window),
+                    Fidelity::Lifecycle => (seconds, 0.0),
+                    Fidelity::Sparse => (window, window),
+                    Fidelity::Census => (0.0, 0.0),
                 };
-                let of_births = if fidelity >= Fidelity::Lifecycle { seconds } else { 0.0 };
                 let (births, parks) = (program.births * of_births, program.parks * of_parks);
                 let cost = births * (COSTS.birth_ns + COSTS.exit_ns) + parks * COSTS.park_ns;
                 reading.hits.births += births as u64;
@@ -94,7 +95,9 @@ impl World {
                 reading.cpu_ns += (program.cpu_ns * seconds + cost) as u64;
                 *spent += cost;
                 if window > 0.0 {
-                    self.governor.sampled(reading.process, parks as u64, SAMPLE);
+                    let (births, parks) = (births as u64, parks as u64);
+                    let seen = Seen { births, parks, exits: births, unwatched: SAMPLE };
+                    self.governor.sampled(reading.process, reading.binary, &seen);
                 }
             }
             self.look();
@@ -151,14 +154,17 @@ fn a_server_has_its_parks_sampled_and_keeps_the_budget() {
 
 #[test]
 fn extremes_are_within_the_budget_in_ten_seconds() {
-    for (program, least) in [(PING_PONG, Fidelity::Lifecycle), (SPAWNER, Fidelity::Census)] {
-        for may_sample in [true, false] {
-            let mut world = one_percent(may_sample, &[(1, program)]);
-            world.run(Duration::from_secs(10));
-            let cost = world.cost(0, Duration::from_secs(120));
-            assert!(cost < 0.01, "{cost} {:?}", world.steps);
-            assert!(world.fidelity(1) >= least);
-        }
+    for (program, may_sample, least) in [
+        (PING_PONG, true, Fidelity::Sampled),
+        (PING_PONG, false, Fidelity::Lifecycle),
+        (SPAWNER, true, Fidelity::Sparse),
+        (SPAWNER, false, Fidelity::Census),
+    ] {
+        let mut world = one_percent(may_sample, &[(1, program)]);
+        world.run(Duration::from_secs(10));
+        let cost = world.cost(0, Duration::from_secs(120));
+        assert!(cost < 0.01, "{cost} {:?}", world.steps);
+        assert!(world.fidelity(1) >= least, "{:?}", world.steps);
     }
 }
 
@@ -170,7 +176,7 @@ fn a_process_has_its_credit_from_the_first_reading_on() {
     world.run(Duration::from_secs(8));
     assert_eq!((world.fidelity(1), world.steps.len()), (Fidelity::Full, 0));
     world.run(Duration::from_secs(7));
-    assert_eq!(world.steps[0].1.to, Fidelity::Census);
+    assert_eq!(world.steps[0].1.to, Fidelity::Sparse);
 }
 
 #[test]
@@ -181,25 +187,28 @@ fn a_spawn_storm_is_over_within_a_second() {
     let begin = world.now - world.began;
     world.run(Duration::from_secs(5));
     let (at, step) = &world.steps[0];
-    assert_eq!((step.from, step.to), (Fidelity::Full, Fidelity::Census));
+    assert_eq!((step.from, step.to), (Fidelity::Full, Fidelity::Sparse));
     assert!(*at - begin <= Duration::from_secs(1), "{:?}", *at - begin);
 }
 
 #[test]
 fn what_was_given_up_comes_back_step_by_step_and_stays() {
-    let mut world = one_percent(true, &[(1, SPAWNER)]);
-    world.run(Duration::from_secs(3));
-    assert_eq!(world.fidelity(1), Fidelity::Census);
-    world.processes[0].1 = IDLE;
-    world.steps.clear();
-    world.run(Duration::from_secs(300));
-    let way: Vec<Fidelity> = world.steps.iter().map(|(_, step)| step.to).collect();
-    assert_eq!(way, [Fidelity::Lifecycle, Fidelity::Sampled, Fidelity::Full]);
+    use Fidelity::{Census, Full, Lifecycle, Sampled, Sparse};
+    for (may_sample, least, up) in [(true, Sparse, &[Sampled, Full][..]), (false, Census, &[Lifecycle, Full])] {
+        let mut world = one_percent(may_sample, &[(1, SPAWNER)]);
+        world.run(Duration::from_secs(3));
+        assert_eq!(world.fidelity(1), least);
+        world.processes[0].1 = IDLE;
+        world.steps.clear();
+        world.run(Duration::from_secs(300));
+        let way: Vec<Fidelity> = world.steps.iter().map(|(_, step)| step.to).collect();
+        assert_eq!(way, up);
+    }
 }
 
 #[test]
 fn trying_in_vain_becomes_rare() {
-    let mut world = one_percent(true, &[(1, SPAWNER)]);
+    let mut world = one_percent(false, &[(1, SPAWNER)]);
     world.run(Duration::from_secs(600));
     let tries = world.steps.iter().filter(|(_, step)| step.to == Fidelity::Lifecycle).count();
     assert!((2..=8).contains(&tries), "{tries} tries in ten minutes");

@@ -90,6 +90,11 @@ impl Cgroup {
         })
     }
 
+    /// The path of its group in each hierarchy.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().map(|(_, path)| path.as_str())
+    }
+
     /// All names there are for where the process belongs.
     #[must_use]
     pub fn place(&self) -> Place {

@@ -9,6 +9,7 @@
 //! - `clock`: our clocks, and how its monotonic clock stands to ours,
 //! - `threads`: what its threads do right now,
 //! - [`cgroup`]: its container or unit, and its limits,
+//! - `owner`: its name and its user,
 //! - [`environment`]: what its Go runtime was told at the start.
 //!
 //! The root of /proc is a parameter, so that tests give a folder.
@@ -22,6 +23,7 @@ pub mod environment;
 pub mod file;
 pub mod mapping;
 pub mod memory;
+mod owner;
 pub mod process;
 mod threads;
 
@@ -34,5 +36,6 @@ pub use environment::Environment;
 pub use file::{FileId, FileSource, FileVersion};
 pub use mapping::{MappedFile, Mapping};
 pub use memory::{Memory, MemoryError, ProcessMemory};
+pub use owner::user_id;
 pub use process::{HostError, Identity, Proc};
 pub use threads::{Sample, Sampling, Threads};

@@ -1,14 +1,10 @@
 //! Probes on one binary.
 
-use std::{
-    fs::File,
-    os::fd::AsRawFd as _,
-    thread::{self, JoinHandle},
-};
+use std::{fs::File, os::fd::AsRawFd as _};
 
 use aya::programs::{
     UProbe,
-    uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeLinkId, UProbeScope},
+    uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
 };
 use parkranger_common::{
     names,
@@ -17,8 +13,9 @@ use parkranger_common::{
 use tracing::debug;
 
 use super::{
-    Kernel, KernelError, Method,
+    Kernel, KernelError, Method, Removal,
     load::{program, with_sources},
+    removal::Links,
 };
 use crate::address::FileOffset;
 
@@ -42,29 +39,6 @@ pub struct Attachment {
 impl Attachment {
     pub(super) fn of(program: &'static str, link: UProbeLinkId) -> Self {
         Self { links: vec![(program, link)] }
-    }
-}
-
-/// Probes that are nobody's but the holder's: they go when it is dropped, which takes some tens of milliseconds.
-pub(super) struct Links(#[expect(dead_code, reason = "held to be dropped")] Vec<UProbeLink>);
-
-/// Probes on their way out. Dropping it waits until no process has them any more.
-pub struct Removal(Option<JoinHandle<()>>);
-
-impl Removal {
-    /// Whether no process has them any more.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        self.0.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-}
-
-impl Drop for Removal {
-    fn drop(&mut self) {
-        if let Some(thread) = self.0.take() {
-            // It does nothing that could panic.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -138,22 +112,13 @@ impl Kernel {
 
     /// Takes the probes off again. Returns once no process has them any more.
     pub fn detach(&mut self, attachment: Attachment) {
-        for (name, link) in attachment.links {
-            let detached = program::<UProbe>(&mut self.ebpf, name)
-                .map_err(|error| error.to_string())
-                .and_then(|program| program.detach(link).map_err(|error| with_sources(&error)));
-            if let Err(error) = detached {
-                debug!("detaching {name}: {error}");
-            }
-        }
+        drop(self.take_off(attachment));
     }
 
     /// Takes the probes off without waiting for it: the kernel makes sure that no program runs any more, which takes 20 to
     /// 40 ms for a uprobe_multi link and 100 ms for each perf-event probe.
     pub fn take_off(&mut self, attachment: Attachment) -> Removal {
-        let links = self.take(attachment);
-        // Without a thread the links are dropped here, with the closure.
-        Removal(thread::Builder::new().name("detach".to_owned()).spawn(move || drop(links)).ok())
+        Removal::of(self.take(attachment))
     }
 
     /// Takes the probes out of the loaded programs' hands.

@@ -114,6 +114,7 @@ impl Kernel {
         }
         let file = File::open(proc.root().join("self/exe")).map_err(|why| error(why.to_string()))?;
         let id = self.list(Process { id: ProcessId::new(own, now_ns), word: word.0 })?;
+        let id = id.ok_or_else(|| error("there is no room in the map of processes".to_owned()))?;
         let before = LOOPS.map(|(_, rounds)| sample(rounds));
         let attachment = self.attach(&file, name, &probes)?;
         let links = self.take(attachment);

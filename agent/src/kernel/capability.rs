@@ -33,6 +33,23 @@ impl Method {
             Self::PerfPlain => "perf-event uprobes",
         }
     }
+
+    /// What is not as with the best way, and why; `None` for that.
+    #[must_use]
+    pub const fn fallback(self) -> Option<&'static str> {
+        match self {
+            Self::UprobeMulti => None,
+            Self::PerfCookie => Some(
+                "no uprobe_multi links (kernel 6.6): over budget, parks are no longer counted instead of sampled, and \
+                 probes take a tenth of a second each to come off",
+            ),
+            Self::PerfPlain => Some(
+                "no uprobe_multi links (kernel 6.6): over budget, parks are no longer counted instead of sampled, and \
+                 probes take a tenth of a second each to come off; no attach cookies (kernel 5.15): a process that begins \
+                 later is counted from when the agent has found it, not from its first goroutine",
+            ),
+        }
+    }
 }
 
 /// The kernel's answers.
@@ -63,7 +80,8 @@ impl Capability {
         let may_load = has("CAP_SYS_ADMIN") || has("CAP_BPF") && has("CAP_PERFMON");
         let uprobe_multi = if may_load {
             // Before 5.11 maps count against RLIMIT_MEMLOCK, and so does the program this asks with.
-            super::load::raise_memlock();
+            // Where it stays too low, loading says so.
+            let _ = super::load::raise_memlock();
             is_uprobe_multi_supported(UProbeMultiFeature::LinkCreation).map_err(|error| error.to_string())
         } else {
             Err("not permitted to ask".to_owned())

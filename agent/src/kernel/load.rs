@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{HashMap, MapData, RingBuf},
+    maps::{HashMap, MapData, MapError, RingBuf},
     programs::{ProgramError, RawTracePoint, UProbe},
 };
 use parkranger_common::{
@@ -13,37 +13,10 @@ use parkranger_common::{
 };
 use tracing::{debug, info};
 
-use super::{Capability, KernelError, Method};
+use super::{Capability, KernelError, Method, Sizes};
 
 /// The eBPF programs, as `cargo xtask build` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PARKRANGER_EBPF_OBJECT"));
-
-/// How many entries the maps hold.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    /// Sites (with start function) of all processes together.
-    pub sites: u32,
-    /// Watched processes.
-    pub processes: u32,
-    /// Bytes of the ring buffer, a power of two.
-    pub ring_bytes: u32,
-    /// Goroutines of stories, all together; 0 where none will be told: the map takes 120 bytes for each from the start.
-    pub goroutines: u32,
-}
-
-impl Default for Sizes {
-    fn default() -> Self {
-        Self { sites: 16384, processes: 8192, ring_bytes: 1 << 20, goroutines: 0 }
-    }
-}
-
-impl Sizes {
-    /// With room for stories.
-    #[must_use]
-    pub fn with_stories(self) -> Self {
-        Self { goroutines: 1 << 17, ..self }
-    }
-}
 
 /// Waits by reason and lifetimes of all stories: some ten of each process.
 const HISTOGRAMS: u32 = 2048;
@@ -71,12 +44,19 @@ impl Kernel {
     /// words.
     pub fn load(capability: &Capability, sizes: Sizes, only: Option<Method>) -> Result<Self, KernelError> {
         capability.require()?;
-        raise_memlock();
+        let raised = raise_memlock();
+        Self::load_programs(capability, sizes, only).map_err(|error| match (error, raised) {
+            (KernelError::Load(why), Err(limited)) => KernelError::Load(format!("{why}; {limited}")),
+            (error, _) => error,
+        })
+    }
+
+    fn load_programs(capability: &Capability, sizes: Sizes, only: Option<Method>) -> Result<Self, KernelError> {
         let stories = sizes.goroutines > 0;
         let for_stories = |entries: u32| if stories { entries } else { 1 };
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(names::SITES, sizes.sites)
-            .map_max_entries(names::WAITS, sizes.sites.saturating_mul(2))
+            .map_max_entries(names::WAITS, sizes.waits())
             .map_max_entries(names::PROCESSES, sizes.processes)
             .map_max_entries(names::UNATTRIBUTED, sizes.processes)
             .map_max_entries(names::EVENTS, sizes.ring_bytes)
@@ -115,18 +95,19 @@ impl Kernel {
     }
 
     /// Lists a process, so that hits of its binary's probes are counted for it, and tells under which id: where the
-    /// kernel side adopted it meanwhile, under that one.
+    /// kernel side adopted it meanwhile, under that one. `None` where the map of processes is full.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Map`] where the map of processes is full.
-    pub fn list(&mut self, process: Process) -> Result<ProcessId, KernelError> {
+    /// [`KernelError::Map`].
+    pub fn list(&mut self, process: Process) -> Result<Option<ProcessId>, KernelError> {
         const BPF_NOEXIST: u64 = 1;
         let tgid = process.id.tgid();
-        let Err(error) = self.processes()?.insert(&tgid, &process, BPF_NOEXIST) else { return Ok(process.id) };
-        match self.watched(tgid)? {
-            Some(adopted) => Ok(adopted.id),
-            None => Err(KernelError::Map { action: "write", map: names::PROCESSES, why: with_sources(&error) }),
+        let Err(error) = self.processes()?.insert(&tgid, &process, BPF_NOEXIST) else { return Ok(Some(process.id)) };
+        match (self.watched(tgid)?, &error) {
+            (Some(adopted), _) => Ok(Some(adopted.id)),
+            (None, MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::E2BIG) => Ok(None),
+            (None, _) => Err(KernelError::Map { action: "write", map: names::PROCESSES, why: with_sources(&error) }),
         }
     }
 
@@ -152,12 +133,27 @@ impl Kernel {
         Ok(())
     }
 
+    /// Has the kernel side pass over a process of a watched binary, if the entry is still its own: nothing of it is
+    /// counted, and it is not adopted again.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn mute(&mut self, id: ProcessId) -> Result<(), KernelError> {
+        const BPF_EXIST: u64 = 2;
+        if self.watched(id.tgid())?.is_some_and(|listed| listed.id == id) {
+            // The word of no binary: numbers are given from 1 on. If it is gone already, it is over.
+            let _ = self.processes()?.insert(&id.tgid(), &Process { id, word: 0 }, BPF_EXIST);
+        }
+        Ok(())
+    }
+
     fn processes(&mut self) -> Result<HashMap<&mut MapData, u32, Process>, KernelError> {
         self.ebpf
             .map_mut(names::PROCESSES)
             .ok_or_else(|| missing(names::PROCESSES))?
             .try_into()
-            .map_err(|error: aya::maps::MapError| KernelError::Load(error.to_string()))
+            .map_err(|error: MapError| KernelError::Load(error.to_string()))
     }
 }
 
@@ -238,10 +234,16 @@ pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Before kernel 5.11 maps count against RLIMIT_MEMLOCK, 64 KiB by default even for root; aya leaves it alone.
-pub(super) fn raise_memlock() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    if let Err(error) = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {
-        debug!("RLIMIT_MEMLOCK stays as it is: {error}");
-    }
+/// Before kernel 5.11 maps count against RLIMIT_MEMLOCK, 64 KiB by default even for root; aya leaves it alone. What may be
+/// wrong where it cannot be raised.
+pub(super) fn raise_memlock() -> Result<(), String> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).or_else(|error| {
+        let Some(bytes) = getrlimit(Resource::Memlock).current else { return Ok(()) };
+        debug!("RLIMIT_MEMLOCK stays at {bytes} bytes: {error}");
+        Err(format!(
+            "before kernel 5.11 its memory counts as locked, and RLIMIT_MEMLOCK is {bytes} bytes and cannot be raised \
+             without CAP_SYS_RESOURCE"
+        ))
+    })
 }

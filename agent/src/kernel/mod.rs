@@ -4,8 +4,10 @@
 //! - [`capability`]: what this kernel and these privileges allow, asked of the kernel itself,
 //! - [`load`]: from the eBPF object to loaded programs and maps,
 //! - [`attach`]: probes on one binary,
+//! - `removal`: taking probes off for sure,
 //! - [`calibrate`]: what one hit costs on this machine,
 //! - `batch`: a whole map in a few system calls,
+//! - `sizes`: how large the maps are,
 //! - [`read`]: counters and records out of the maps,
 //! - [`story`]: waits and lifetimes.
 //!
@@ -17,14 +19,18 @@ pub mod calibrate;
 pub mod capability;
 pub mod load;
 pub mod read;
+mod removal;
 mod rounds;
+mod sizes;
 pub mod story;
 
-pub use attach::{Attachment, Removal};
+pub use attach::Attachment;
 pub use calibrate::HitCosts;
 pub use capability::{Capability, Method};
-pub use load::{Kernel, Sizes};
+pub use load::Kernel;
 pub use read::Counters;
+pub use removal::Removal;
+pub use sizes::Sizes;
 pub use story::Stories;
 
 /// What can go wrong between the agent and the kernel.

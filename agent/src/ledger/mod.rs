@@ -11,16 +11,20 @@ pub mod window;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use parkranger_common::counts::{ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey};
 
 pub use baseline::{Audits, Baseline, Verdict};
-pub use estimate::{Estimate, Missing, ParkCounts, Parks, Recording};
+pub use estimate::{Counted, Counts, Estimate, Missing, Recording, Seen, What};
 pub use story::{SiteTimes, Times};
 
-use crate::{address::RuntimeAddr, census::Origin, kernel::Counters};
+use crate::{
+    address::RuntimeAddr,
+    census::Origin,
+    kernel::{Counters, HitCosts},
+};
 
 /// A creation site in one process, split by the function that is started there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -193,38 +197,37 @@ impl Ledger {
         process
     }
 
-    /// From `now` on this is recorded of these processes. `waits`: the parks counted until now, of these and others.
-    pub fn record(&mut self, ids: &[ProcessId], recording: Recording, waits: &[(WaitKey, u64)], now: Instant) {
-        let counts = by_process(ids, waits);
+    /// From `now` on this is recorded of these processes. `counters`: what was counted until now, of these and others.
+    pub fn record(&mut self, ids: &[ProcessId], recording: Recording, counters: &Counters, now: Instant) {
+        let counts = by_process(ids, counters);
         for (id, counts) in counts {
             self.estimates.entry(id).or_default().record(recording, &counts, now);
         }
     }
 
-    /// From `now` on every park of these processes is counted, for a short time. Each comes with its CPU time in ns.
-    pub fn begin_window(&mut self, used: &[(ProcessId, u64)], waits: &[(WaitKey, u64)], now: Instant) {
+    /// From `now` on everything that is in `counters` is counted of these processes, for a short time. Each comes with
+    /// its CPU time in ns.
+    pub fn begin_window(&mut self, used: &[(ProcessId, u64)], counters: &Counters, now: Instant) {
         let ids: Vec<ProcessId> = used.iter().map(|(id, _)| *id).collect();
-        let mut counts = by_process(&ids, waits);
+        let mut counts = by_process(&ids, counters);
         for (id, cpu_ns) in used {
             let counts = counts.remove(id).unwrap_or_default();
             self.estimates.entry(*id).or_default().begin(counts, *cpu_ns, now);
         }
     }
 
-    /// That time is over; counting one park took `park_ns`. How many parks of each process it saw, and how long it would
-    /// have been unwatched.
+    /// That time is over, and counting took `costs`. What it saw of each process.
     pub fn close_window(
         &mut self,
         used: &[(ProcessId, u64)],
-        waits: &[(WaitKey, u64)],
-        park_ns: f64,
+        counters: &Counters,
+        costs: HitCosts,
         now: Instant,
-    ) -> Vec<(ProcessId, u64, Duration)> {
+    ) -> Vec<(ProcessId, Seen)> {
         let ids: Vec<ProcessId> = used.iter().map(|(id, _)| *id).collect();
-        let counts = by_process(&ids, waits);
+        let counts = by_process(&ids, counters);
         let seen = used.iter().filter_map(|(id, cpu_ns)| {
-            let (parks, length) = self.estimates.get_mut(id)?.close(counts.get(id)?, *cpu_ns, park_ns, now)?;
-            Some((*id, parks, length))
+            Some((*id, self.estimates.get_mut(id)?.close(counts.get(id)?, *cpu_ns, costs, now)?))
         });
         seen.collect()
     }
@@ -285,12 +288,18 @@ fn reason(key: &WaitKey) -> u8 {
     u8::try_from(key.reason).unwrap_or(u8::MAX)
 }
 
-/// The parks of each of these processes.
-fn by_process(ids: &[ProcessId], waits: &[(WaitKey, u64)]) -> HashMap<ProcessId, ParkCounts> {
-    let mut counts: HashMap<ProcessId, ParkCounts> = ids.iter().map(|id| (*id, ParkCounts::new())).collect();
-    for (key, parks) in waits {
-        if let Some(of_process) = counts.get_mut(&key.site.process) {
-            *of_process.entry((site(&key.site), reason(key))).or_default() += parks;
+/// What was counted of each of these processes.
+fn by_process(ids: &[ProcessId], counters: &Counters) -> HashMap<ProcessId, Counts> {
+    let mut counts: HashMap<ProcessId, Counts> = ids.iter().map(|id| (*id, Counts::new())).collect();
+    let lives = counters.sites.iter().flat_map(|(key, of_site)| {
+        let births = of_site.births + of_site.window_births;
+        let exits = of_site.exits + of_site.window_exits;
+        [(key, What::Birth, births), (key, What::Exit, exits)]
+    });
+    let parks = counters.waits.iter().map(|(key, parks)| (&key.site, What::Park(reason(key)), *parks));
+    for (key, what, count) in lives.chain(parks) {
+        if let Some(of_process) = counts.get_mut(&key.process) {
+            *of_process.entry((site(key), what)).or_default() += count;
         }
     }
     counts

@@ -33,8 +33,9 @@ pub(super) async fn fidelity(
     }
     let params = Params::of(&uri, Some(&["to", "for"]))?;
     let of = pid(&of)?;
-    let wrong =
-        || Problem::bad("to: story, full, sampled, lifecycle, census, or budget for as much as the budget allows");
+    let wrong = || {
+        Problem::bad("to: story, full, sampled, lifecycle, sparse, census, or budget for as much as the budget allows")
+    };
     let fidelity = match params.one("to")?.ok_or_else(wrong)? {
         BUDGET => None,
         text => Some(Fidelity::from_str(text, false).map_err(|_| wrong())?),

@@ -177,6 +177,7 @@ fn apply(reloaded: Result<Settings, SettingsError>, before: &Settings, state: &S
     server.reload(&live);
     state.control.set_interval(settings.interval);
     state.control.set_budget(settings.budget);
+    state.control.set_target(settings.target.clone());
     state.reload(&settings, live);
     info!("reloaded");
 }

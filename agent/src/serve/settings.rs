@@ -16,7 +16,7 @@ use axum::http::Uri;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::{guard::Token, tls};
-use crate::governor::Budget;
+use crate::{governor::Budget, watch::Target};
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +153,8 @@ pub struct Settings {
     pub allowed_hosts: Vec<String>,
     /// Time between two snapshots.
     pub interval: Duration,
+    /// Which processes are watched.
+    pub target: Target,
     /// What watching may cost a process; `None` for whatever it does.
     pub budget: Option<Budget>,
     /// Most sites of one process with metrics of their own.
@@ -275,6 +277,7 @@ mod tests {
             tls: None,
             allowed_hosts: Vec::new(),
             interval: Duration::from_secs(1),
+            target: Target::Pids(Vec::new()),
             budget: None,
             site_series: 1,
             limits: Limits::default(),

@@ -17,7 +17,7 @@ use super::ServeError;
 use crate::{
     governor::{Budget, Fidelity},
     host::Proc,
-    watch::{Config, Pinned, SCAN_EVERY, Snapshot, Watch, WatchError},
+    watch::{Config, Pinned, SCAN_EVERY, Snapshot, Target, Watch, WatchError},
 };
 
 /// What was published last; `None` before the first.
@@ -26,6 +26,7 @@ pub(super) type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 enum Command {
     Interval(Duration),
     Budget(Option<Budget>),
+    Target(Target),
     /// What is to be recorded of a process, a story for how long, and who wants to know what became of it.
     Pin(u32, Option<Fidelity>, Duration, oneshot::Sender<Pinned>),
     Stop,
@@ -52,6 +53,10 @@ impl Control {
 
     pub(super) fn set_budget(&self, budget: Option<Budget>) {
         let _ = self.0.send(Command::Budget(budget));
+    }
+
+    pub(super) fn set_target(&self, target: Target) {
+        let _ = self.0.send(Command::Target(target));
     }
 
     /// Has as much recorded of a process's binary as is said; `None` for as much as the budget allows. A story for `time`.
@@ -124,6 +129,7 @@ fn run(
                 show_at = Instant::now() + interval;
             }
             Ok(Command::Budget(budget)) => watch.set_budget(budget),
+            Ok(Command::Target(target)) => watch.set_target(target)?,
             Ok(Command::Pin(pid, fidelity, time, answer)) => {
                 // Whoever asked may have gone.
                 let _ = answer.send(watch.pin(pid, fidelity, time)?);

@@ -4,7 +4,7 @@ use std::{collections::HashMap, hash::Hash};
 
 /// A map that forgets: two generations, each closed when its entries weigh `capacity` or more. What is asked for again
 /// survives; what is not asked for during a whole generation goes.
-pub(super) struct Cache<K, V> {
+pub(crate) struct Cache<K, V> {
     capacity: usize,
     /// What the young ones weigh.
     weight: usize,
@@ -18,11 +18,11 @@ struct Entry<V> {
 }
 
 impl<K: Eq + Hash + Copy, V: Clone> Cache<K, V> {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self { capacity, weight: 0, young: HashMap::new(), old: HashMap::new() }
     }
 
-    pub(super) fn get(&mut self, key: K) -> Option<V> {
+    pub(crate) fn get(&mut self, key: K) -> Option<V> {
         if let Some(entry) = self.young.get(&key) {
             return Some(entry.value.clone());
         }
@@ -31,7 +31,7 @@ impl<K: Eq + Hash + Copy, V: Clone> Cache<K, V> {
         Some(value)
     }
 
-    pub(super) fn insert(&mut self, key: K, value: V, weight: usize) {
+    pub(crate) fn insert(&mut self, key: K, value: V, weight: usize) {
         if self.weight >= self.capacity {
             self.old = std::mem::take(&mut self.young);
             self.weight = 0;

@@ -29,12 +29,8 @@ fn frames_in(binary: &Binary, record: &Record, pc: VirtAddr) -> Result<Vec<Frame
         let Some(position) = positions.at(at)? else { return Ok(frames) };
         let call = position.inlined;
         let name_offset = call.map_or(record.name_offset, |call| call.name_offset);
-        frames.push(Frame {
-            function: printed(table.name(image, name_offset)?),
-            file: position.file,
-            line: position.line,
-            inlined: call.is_some(),
-        });
+        let symbol = table.name(image, name_offset)?;
+        frames.push(Frame::of_symbol(symbol, position.file, position.line, call.is_some()));
         let Some(call) = call else { return Ok(frames) };
         at = record.entry + u64::from(call.parent_offset);
         if at >= record.end || frames.len() >= MAX_INLINE_DEPTH {
@@ -85,14 +81,13 @@ fn only_call(binary: &Binary, record: &Record) -> Result<Option<VirtAddr>, Symbo
     Ok(only)
 }
 
-/// A function name as the runtime prints it: the type arguments of a generic function become "...".
+/// A function name as the runtime prints it: the type arguments of a generic function become "...". `None` where there
+/// are none.
 ///
 /// `funcNameForPrint` (`runtime/symtab.go`); before Go 1.21 the linker did it already.
-pub(super) fn printed(name: String) -> String {
-    match (name.split_once('['), name.rsplit_once(']')) {
-        (Some((before, _)), Some((inside, after))) if inside.len() > before.len() => format!("{before}[...]{after}"),
-        _ => name,
-    }
+pub(super) fn printed(name: &str) -> Option<String> {
+    let ((before, _), (inside, after)) = (name.split_once('[')?, name.rsplit_once(']')?);
+    (inside.len() > before.len()).then(|| format!("{before}[...]{after}"))
 }
 
 #[cfg(test)]
@@ -101,7 +96,7 @@ mod tests {
 
     #[test]
     fn type_arguments_are_shortened() {
-        let print = |name: &str| printed(name.to_owned());
+        let print = |name: &str| printed(name).unwrap_or_else(|| name.to_owned());
         assert_eq!(print("main.spawn[go.shape.int].func1"), "main.spawn[...].func1");
         assert_eq!(print("main.(*Set[go.shape.[]int,go.shape.map[int]string]).add"), "main.(*Set[...]).add");
         assert_eq!(print("main.spawn[...]"), "main.spawn[...]");

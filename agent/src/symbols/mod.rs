@@ -28,7 +28,7 @@ use crate::{
     address::VirtAddr,
     binary::{Binary, BinaryError},
 };
-use cache::Cache;
+pub(crate) use cache::Cache;
 use dwarf::Dwarf;
 
 /// What one generation of the answers kept may weigh: some thousand pcs. A stack frame is asked for again and again.
@@ -41,16 +41,40 @@ const AUTO_DWARF_BYTES: u64 = 32 << 20;
 const MAX_DWARF_BYTES: u64 = 512 << 20;
 
 /// One level of a call chain.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Frame {
     /// Function name as the runtime prints it.
     pub function: String,
+    /// Its name in the symbol table where that is another: with type arguments, from Go 1.21 on. Profiles have it.
+    pub symbol: Option<String>,
     /// File as the compiler recorded it; "?" where it did not.
     pub file: String,
     /// Line in that file, 0 where unknown.
     pub line: u32,
     /// Whether this function was inlined into the next frame.
     pub inlined: bool,
+}
+
+impl Frame {
+    /// A frame of a function by its name in the symbol table.
+    fn of_symbol(symbol: String, file: String, line: u32, inlined: bool) -> Self {
+        match gopclntab::printed(&symbol) {
+            Some(function) if function != symbol => Self { function, symbol: Some(symbol), file, line, inlined },
+            _ => Self::named(symbol, file, line, inlined),
+        }
+    }
+
+    /// A frame of something that is called so everywhere.
+    #[must_use]
+    pub fn named(function: String, file: String, line: u32, inlined: bool) -> Self {
+        Self { function, symbol: None, file, line, inlined }
+    }
+
+    /// The name in the symbol table.
+    #[must_use]
+    pub fn symbol(&self) -> &str {
+        self.symbol.as_deref().unwrap_or(&self.function)
+    }
 }
 
 /// Where frames are taken from.
@@ -142,7 +166,8 @@ impl Symbolizer {
             return Ok(frames);
         }
         let frames: Arc<[Frame]> = self.look_up(pc)?.into();
-        let text: usize = frames.iter().map(|frame| frame.function.len() + frame.file.len()).sum();
+        let text: usize =
+            frames.iter().map(|frame| frame.function.len() + frame.symbol().len() + frame.file.len()).sum();
         if text > MAX_TEXT_BYTES {
             return Err(BinaryError::malformed("names of functions", pc.0).into());
         }
@@ -173,7 +198,8 @@ impl Symbolizer {
         let Some(dwarf) = &self.dwarf else { return Ok(Vec::new()) };
         let Some(mut frames) = dwarf.frames_at(pc)? else { return Ok(Vec::new()) };
         if let Some((physical, function)) = frames.last_mut().zip(self.binary.function_at(pc)?) {
-            physical.function = gopclntab::printed(function.name);
+            let Frame { file, line, inlined, .. } = std::mem::take(physical);
+            *physical = Frame::of_symbol(function.name, file, line, inlined);
         }
         Ok(frames)
     }

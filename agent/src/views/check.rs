@@ -28,6 +28,14 @@ pub struct KernelReport {
     pub reason: Option<String>,
     /// How probes are attached.
     pub method: Option<&'static str>,
+    /// What is not as with the best way to attach, and why.
+    pub fallback: Option<&'static str>,
+    /// Creation sites that the maps hold on this machine unless told otherwise.
+    pub max_sites: u32,
+    /// Processes likewise.
+    pub max_processes: u32,
+    /// About what the maps take of the kernel's memory then.
+    pub map_bytes: u64,
     /// Whether uprobe_multi links can be made; `None` where the kernel would not say.
     pub uprobe_multi: Option<bool>,
     /// Whether perf-event uprobes can be made.
@@ -114,6 +122,16 @@ impl Report {
             (Some(reason), _) => writeln!(text, "  result               cannot watch: {reason}"),
             (None, method) => writeln!(text, "  result               attaches through {}", method.unwrap_or("nothing")),
         };
+        let _ = writeln!(
+            text,
+            "  maps                 {} sites, {} processes: {} MiB of kernel memory",
+            kernel.max_sites,
+            kernel.max_processes,
+            kernel.map_bytes.div_ceil(1 << 20)
+        );
+        if let Some(fallback) = kernel.fallback {
+            let _ = writeln!(text, "  fallback             {fallback}");
+        }
         for target in &self.targets {
             let version = target.go_version.as_deref().unwrap_or("Go version unknown");
             let _ = writeln!(text, "\nprocess {}  {}  {version}", target.pid, target.exe);

@@ -18,7 +18,7 @@ use crate::{
     kernel::attach::Probe,
     plan::{GoroutineSource, Plan, ProbePoint},
     runtime::{Layout, WaitReasons},
-    symbols::{Frame, SymbolSource, Symbolizer},
+    symbols::{Cache, Frame, SymbolSource, Symbolizer},
 };
 
 /// Why the processes of a binary are not watched.
@@ -36,6 +36,9 @@ pub enum Refusal {
     /// No exact set of probes exists.
     #[error("{0}")]
     Plan(String),
+    /// There is no room for another process.
+    #[error("more processes are watched than there is room for (--max-processes)")]
+    TooMany,
     /// The kernel did not take the probes.
     #[error("{0}")]
     Attach(String),
@@ -78,7 +81,7 @@ pub struct Watchable {
     /// Whether some process's memory agreed with the layout.
     proved: AtomicBool,
     symbolizer: Symbolizer,
-    names: Mutex<HashMap<(VirtAddr, VirtAddr), SiteNames>>,
+    names: Mutex<Cache<(VirtAddr, VirtAddr), SiteNames>>,
 }
 
 /// A site in words.
@@ -89,6 +92,18 @@ pub struct SiteNames {
     /// The function the goroutine starts with, as the user wrote it.
     pub start: Option<Frame>,
 }
+
+impl SiteNames {
+    /// About what it takes of memory, in bytes.
+    fn weight(&self) -> usize {
+        let text = |frame: &Option<Frame>| frame.as_ref().map_or(0, |frame| frame.function.len() + frame.file.len());
+        size_of::<Self>() + text(&self.created_by) + text(&self.start)
+    }
+}
+
+/// What one generation of the names of a binary's sites may weigh: some thousand sites. Those that are shown are asked for
+/// with every snapshot.
+const NAMES_BYTES: usize = 1 << 20;
 
 impl Watchable {
     /// Whether memory has agreed with the layout.
@@ -104,13 +119,14 @@ impl Watchable {
     pub fn site_names(&self, gopc: VirtAddr, startpc: VirtAddr) -> SiteNames {
         let key = (gopc, startpc);
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names
-            .entry(key)
-            .or_insert_with(|| SiteNames {
+        names.get(key).unwrap_or_else(|| {
+            let made = SiteNames {
                 created_by: self.frames(gopc).into_iter().next(),
                 start: if startpc.0 == 0 { None } else { self.symbolizer.entry(startpc).ok().flatten() },
-            })
-            .clone()
+            };
+            names.insert(key, made.clone(), made.weight());
+            made
+        })
     }
 
     /// The frames of a return address, innermost first. Empty where nothing is known of it.
@@ -272,6 +288,6 @@ fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolS
         wait_reasons,
         proved: AtomicBool::new(false),
         symbolizer,
-        names: Mutex::default(),
+        names: Mutex::new(Cache::new(NAMES_BYTES)),
     })
 }

@@ -20,7 +20,7 @@ impl Watch {
     pub(super) fn check_on_processes(&mut self) -> Result<(), WatchError> {
         let mut ended = Vec::new();
         for (id, process) in &mut self.processes {
-            if !process.has_ended() && self.proc.identity(process.identity.pid).ok() != Some(process.identity) {
+            if !process.has_ended() && self.finder.proc.identity(process.identity.pid).ok() != Some(process.identity) {
                 process.end();
                 ended.push(*id);
             }
@@ -50,7 +50,7 @@ impl Watch {
 
     /// Drops what nobody will ask for any more. Processes that the user named are kept for good.
     pub(super) fn drop_old(&mut self) -> Result<(), WatchError> {
-        if matches!(self.config.target, Target::Pids(_)) {
+        if matches!(self.finder.target, Target::Pids(_)) {
             return Ok(());
         }
         let now = Instant::now();
@@ -96,7 +96,7 @@ impl Watch {
             }
             self.governing.governor.forget_binary(file);
             self.time_boxes.remove(&file);
-            self.binaries.forget(file);
+            self.finder.binaries.forget(file);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
@@ -12,17 +12,18 @@ use parkranger_common::{
     event::Record,
     probe::ProbeWord,
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
-    Found, Refusal, Target, Watch, WatchError, Watchable, Watched,
+    Binaries, Config, Found, Refusal, Target, Watch, WatchError, Watchable, Watched,
     probes::{Probes, Sample},
     runtimes::{self, Age},
 };
 use crate::{
     address::{Bias, RuntimeAddr},
     governor::Fidelity,
-    host::{FileId, HostError, Identity, monotonic_ns, ticks_since_boot},
+    host::{FileId, HostError, Identity, Proc, monotonic_ns, ticks_since_boot},
+    kernel::Counters,
 };
 
 /// A Go process that cannot be watched.
@@ -37,11 +38,12 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Whether to look again: what has no Go can come to have it, and what is not proved can be proved later.
+    /// Whether to look again: what has no Go can come to have it, what is not proved can be proved later, and for what found
+    /// no room there can be some.
     fn is_due(&mut self) -> bool {
         let (passed, wait) = &mut self.wait;
         *passed += 1;
-        matches!(self.why, Refusal::NotGo | Refusal::Unproved(_)) && *passed > *wait
+        matches!(self.why, Refusal::NotGo | Refusal::Unproved(_) | Refusal::TooMany) && *passed > *wait
     }
 }
 
@@ -50,55 +52,43 @@ const LONGEST_WAIT: u32 = 16;
 /// A page, at least: programs are moved by whole ones.
 const PAGE: u64 = 4096;
 
-impl Watch {
-    /// A process named by pid is watched, or the watch fails with the reason.
-    pub(super) fn require(&self, pid: u32) -> Result<(), WatchError> {
-        if self.processes.values().any(|process| process.identity.pid == pid) {
-            return Ok(());
-        }
-        let identity = self.proc.identity(pid)?;
-        match self.refused.get(&identity) {
-            Some(refused) => {
-                Err(WatchError::Refused { pid, exe: refused.exe.display().to_string(), why: refused.why.clone() })
-            }
-            // It was there, and could not be looked at, and is there: a race with exec. Say what there is to say.
-            None => Err(WatchError::Host(HostError::NoExecutable { pid })),
-        }
+/// Processes that can be watched, by their binary.
+pub(super) type Fresh = BTreeMap<FileId, Vec<(Identity, Found)>>;
+
+/// Finds Go processes of the target and understands their binaries. Needs nothing of the kernel side.
+pub(super) struct Finder {
+    pub(super) proc: Proc,
+    pub(super) target: Target,
+    pub(super) binaries: Binaries,
+    /// Processes looked at and refused, so that a scan does not look again.
+    pub(super) refused: BTreeMap<Identity, Refused>,
+}
+
+impl Finder {
+    pub(super) fn new(proc: Proc, config: &Config) -> Self {
+        let binaries = Binaries::new(config.symbols);
+        Self { proc, target: config.target.clone(), binaries, refused: BTreeMap::new() }
     }
 
-    pub(super) fn nothing_found(&self) -> String {
-        let go: Vec<&Refused> =
-            self.refused.values().filter(|refused| !matches!(refused.why, Refusal::NotGo)).collect();
-        match go.first() {
-            Some(first) => format!(
-                "{} Go process{} found, none of them can be watched; the first, {}: {}",
-                go.len(),
-                if go.len() == 1 { "" } else { "es" },
-                first.exe.display(),
-                first.why
-            ),
-            None => format!("no Go process {} was found", self.config.target.describe()),
-        }
-    }
-
-    /// Looks for processes of the target that are not watched yet, and attaches to their binaries.
+    /// Looks at every process of the target, except those in `known`; tells also who is there at all.
     ///
     /// # Errors
     ///
-    /// [`WatchError::Host`] where /proc itself cannot be read. A single process that cannot be looked at is passed over.
-    pub fn scan(&mut self) -> Result<(), WatchError> {
-        let pids = match &self.config.target {
+    /// Where /proc itself cannot be read. A single process that cannot be looked at is passed over.
+    pub(super) fn look_around(
+        &mut self,
+        mut known: BTreeSet<Identity>,
+    ) -> Result<(Fresh, BTreeSet<Identity>), HostError> {
+        let pids = match &self.target {
             Target::Pids(pids) => pids.clone(),
             _ => self.proc.pids()?,
         };
-        let mut known: BTreeSet<Identity> =
-            self.processes.values().filter(|process| !process.has_ended()).map(|process| process.identity).collect();
         for (identity, refused) in &mut self.refused {
             if !refused.is_due() {
                 known.insert(*identity);
             }
         }
-        let mut fresh: BTreeMap<FileId, Vec<(Identity, Found)>> = BTreeMap::new();
+        let mut fresh = Fresh::new();
         let mut present = BTreeSet::new();
         for pid in pids {
             let Ok(identity) = self.proc.identity(pid) else { continue };
@@ -113,33 +103,13 @@ impl Watch {
             }
         }
         self.refused.retain(|identity, _| present.contains(identity));
-        for (file, processes) in fresh {
-            self.begin(file, &processes)?;
-        }
-        Ok(())
-    }
-
-    /// A process began another program.
-    pub(super) fn program_begun(&mut self, pid: u32) -> Result<(), WatchError> {
-        // Who names a pid means the program that ran when it was named.
-        if matches!(self.config.target, Target::Pids(_)) {
-            return Ok(());
-        }
-        let looked = self.proc.identity(pid).and_then(|identity| Ok((identity, self.look_at(identity, Age::New)?)));
-        match looked {
-            Ok((identity, Some(found))) => self.begin(found.file, &[(identity, found)]),
-            Ok((_, None)) => Ok(()),
-            Err(error) => {
-                debug!("process {pid} passed over: {error}");
-                Ok(())
-            }
-        }
+        Ok((fresh, present))
     }
 
     /// Finds and understands a process's Go runtime. `None` where it is not of the target or cannot be watched.
     fn look_at(&mut self, identity: Identity, age: Age) -> Result<Option<Found>, HostError> {
         let exe = self.proc.executable_path(identity.pid)?;
-        if !self.config.target.wants(identity.pid, &exe) {
+        if !self.target.wants(&self.proc, identity.pid, &exe)? {
             return Ok(None);
         }
         match runtimes::find(&self.proc, &mut self.binaries, identity.pid, exe.clone(), age)? {
@@ -151,10 +121,84 @@ impl Watch {
                 if !matches!(why, Refusal::NotGo) {
                     info!("process {} ({}) cannot be watched: {why}", identity.pid, exe.display());
                 }
-                let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
-                let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
-                self.refused.insert(identity, Refused { exe, why, wait });
+                self.refuse(identity, exe, why);
                 Ok(None)
+            }
+        }
+    }
+
+    fn refuse(&mut self, identity: Identity, exe: PathBuf, why: Refusal) {
+        let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
+        let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
+        self.refused.insert(identity, Refused { exe, why, wait });
+    }
+
+    pub(super) fn nothing_found(&self) -> String {
+        let go: Vec<&Refused> =
+            self.refused.values().filter(|refused| !matches!(refused.why, Refusal::NotGo)).collect();
+        match go.first() {
+            Some(first) => format!(
+                "{} Go process{} found, none of them can be watched; the first, {}: {}",
+                go.len(),
+                if go.len() == 1 { "" } else { "es" },
+                first.exe.display(),
+                first.why
+            ),
+            None => format!("no Go process {} was found", self.target.describe()),
+        }
+    }
+}
+
+impl Watch {
+    /// A process named by pid is watched, or the watch fails with the reason.
+    pub(super) fn require(&self, pid: u32) -> Result<(), WatchError> {
+        if self.processes.values().any(|process| process.identity.pid == pid) {
+            return Ok(());
+        }
+        let identity = self.finder.proc.identity(pid)?;
+        match self.finder.refused.get(&identity) {
+            Some(refused) => {
+                Err(WatchError::Refused { pid, exe: refused.exe.display().to_string(), why: refused.why.clone() })
+            }
+            // It was there, and could not be looked at, and is there: a race with exec. Say what there is to say.
+            None => Err(WatchError::Host(HostError::NoExecutable { pid })),
+        }
+    }
+
+    /// Looks for processes of the target that are not watched yet, and attaches to their binaries.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError::Host`] where /proc itself cannot be read. A single process that cannot be looked at is passed over.
+    pub fn scan(&mut self) -> Result<(), WatchError> {
+        let watched = self.processes.values().filter(|process| !process.has_ended()).map(|process| process.identity);
+        let (fresh, present) = self.finder.look_around(watched.collect())?;
+        self.forget_muted(&present)?;
+        self.begin_all(fresh)
+    }
+
+    /// Attaches to the binaries of processes that were found.
+    pub(super) fn begin_all(&mut self, fresh: Fresh) -> Result<(), WatchError> {
+        fresh.into_iter().try_for_each(|(file, processes)| self.begin(file, &processes))
+    }
+
+    /// A process began another program.
+    pub(super) fn program_begun(&mut self, pid: u32) -> Result<(), WatchError> {
+        // Who names a pid means the program that ran when it was named.
+        if matches!(self.finder.target, Target::Pids(_)) {
+            return Ok(());
+        }
+        let looked = self
+            .finder
+            .proc
+            .identity(pid)
+            .and_then(|identity| Ok((identity, self.finder.look_at(identity, Age::New)?)));
+        match looked {
+            Ok((identity, Some(found))) => self.begin(found.file, &[(identity, found)]),
+            Ok((_, None)) => Ok(()),
+            Err(error) => {
+                debug!("process {pid} passed over: {error}");
+                Ok(())
             }
         }
     }
@@ -162,33 +206,39 @@ impl Watch {
     /// Lists processes of one binary and then, for the first of them, attaches its probes: in this order nothing of a
     /// listed process is missed, and the kernel adopts whoever comes later.
     fn begin(&mut self, file: FileId, processes: &[(Identity, Found)]) -> Result<(), WatchError> {
-        let Some(binary) = self.binaries.get(file) else { return Ok(()) };
+        let Some(binary) = self.finder.binaries.get(file) else { return Ok(()) };
         for (identity, found) in processes {
             if self.processes.values().any(|process| process.identity == *identity && !process.has_ended()) {
                 continue;
             }
-            let bias = match found.bias(&self.proc, identity.pid, &binary) {
+            let bias = match found.bias(&self.finder.proc, identity.pid, &binary) {
                 Ok(bias) => bias,
                 Err(error) => {
                     debug!("process {} passed over: {error}", identity.pid);
                     continue;
                 }
             };
-            let id =
-                self.kernel.list(Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 })?;
-            self.enter(id, Watched::new(*identity, found, bias))?;
+            self.unmute(identity.pid)?;
+            let process = Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 };
+            match self.kernel.list(process)? {
+                Some(id) => self.enter(id, Watched::new(*identity, found, bias))?,
+                None => {
+                    warn!("process {} ({}) is not watched: {}", identity.pid, found.exe.display(), Refusal::TooMany);
+                    self.finder.refuse(*identity, found.exe.clone(), Refusal::TooMany);
+                }
+            }
         }
         if self.probes.contains_key(&file) {
             return Ok(());
         }
-        let adopt = !matches!(self.config.target, Target::Pids(_));
+        let adopt = !matches!(self.finder.target, Target::Pids(_));
         let name = processes.first().map_or_else(String::new, |(_, found)| match found.library_path() {
             Some(library) => library.to_owned(),
             None => found.exe.display().to_string(),
         });
         let mut probes = Probes::new(binary, name, adopt);
         let fidelity = self.governing.governor.fidelity(file);
-        if fidelity == Fidelity::Sampled {
+        if fidelity.has_windows() {
             probes.sample = Sample::At(Instant::now());
         }
         if let Err(error) = probes.place(fidelity, &mut self.kernel) {
@@ -200,7 +250,7 @@ impl Watch {
         self.probes.insert(file, probes);
         let ids: Vec<ProcessId> =
             self.processes.iter().filter(|(_, process)| process.file == file).map(|(id, _)| *id).collect();
-        self.ledger.record(&ids, recording, &[], Instant::now());
+        self.ledger.record(&ids, recording, &Counters::default(), Instant::now());
         if fidelity == Fidelity::Story { self.begin_stories(file) } else { Ok(()) }
     }
 
@@ -208,7 +258,7 @@ impl Watch {
     fn enter(&mut self, id: ProcessId, process: Watched) -> Result<(), WatchError> {
         if let Some(probes) = self.probes.get_mut(&process.file) {
             probes.unused_since = None;
-            self.ledger.record(&[id], probes.recording(), &[], Instant::now());
+            self.ledger.record(&[id], probes.recording(), &Counters::default(), Instant::now());
         }
         self.processes.insert(id, process);
         self.join_story(id)
@@ -221,7 +271,7 @@ impl Watch {
             self.kernel.unwatch(id)?;
             if let Some(process) = self.processes.remove(&id) {
                 let refused = Refused { exe: process.exe, why: why.clone(), wait: (0, 1) };
-                self.refused.insert(process.identity, refused);
+                self.finder.refused.insert(process.identity, refused);
             }
         }
         Ok(())
@@ -233,16 +283,19 @@ impl Watch {
         if self.processes.contains_key(&id) {
             return Ok(());
         }
-        let looked =
-            self.proc.identity(id.tgid()).and_then(|identity| Ok((identity, self.look_at(identity, Age::New)?)));
+        let looked = self
+            .finder
+            .proc
+            .identity(id.tgid())
+            .and_then(|identity| Ok((identity, self.finder.look_at(identity, Age::New)?)));
         match looked {
             Ok((identity, Some(found))) => {
-                let Some(binary) = self.binaries.get(found.file) else { return Ok(()) };
-                if let Ok(bias) = found.bias(&self.proc, id.tgid(), &binary) {
+                let Some(binary) = self.finder.binaries.get(found.file) else { return Ok(()) };
+                if let Ok(bias) = found.bias(&self.finder.proc, id.tgid(), &binary) {
                     self.enter(id, Watched::new(identity, &found, bias))?;
                 }
             }
-            Ok((_, None)) => self.kernel.unwatch(id)?,
+            Ok((identity, None)) => self.mute(id, identity)?,
             Err(error) => {
                 debug!("process {} is gone already: {error}", id.tgid());
                 self.kernel.unwatch(id)?;
@@ -257,9 +310,14 @@ impl Watch {
     /// Takes up a process that came and went before anyone could look: its binary is known from the word of the probe it
     /// hit, and where it was loaded from the address. Whether that was possible.
     fn enter_late(&mut self, record: &Record) -> Result<bool, WatchError> {
-        let Some((file, binary)) = self.binaries.by_number(ProbeWord(record.word).binary()) else { return Ok(false) };
+        let Some((file, binary)) = self.finder.binaries.by_number(ProbeWord(record.word).binary()) else {
+            return Ok(false);
+        };
         let Some(bias) = bias_at(&binary, RuntimeAddr(record.site.gopc)) else { return Ok(false) };
         let Some(name) = self.probes.get(&file).map(|probes| probes.name.clone()) else { return Ok(false) };
+        if !self.finder.target.wants_by_name(Path::new(&name)) {
+            return Ok(false);
+        }
         let pid = record.site.process.tgid();
         // The ticks since boot in which it was first seen: it lived less than a scan.
         let start_time = ticks_since_boot(monotonic_ns().saturating_sub(record.time_ns));

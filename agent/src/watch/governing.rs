@@ -1,5 +1,5 @@
 //! Keeps the probes of each binary at the fidelity that the governor decides: feeds it with what processes use and what
-//! was counted of them, takes its steps, and samples parks in windows.
+//! was counted of them, takes its steps, and opens the windows in which events are sampled.
 //!
 //! Nothing here waits, except where probes are placed anew while the same ones are still on their way out.
 
@@ -23,6 +23,8 @@ const TICK: Duration = Duration::from_millis(250);
 const ON_TRIAL: Duration = Duration::from_millis(50);
 /// Reading counters may take this part of the time.
 const READING_PART: u32 = 50;
+/// Windows are so much further apart than on the average, at most.
+const MOST_JITTER: f64 = 1.25;
 /// CPU time in one tick below which a process is left alone: one per cent. Unless nothing was read for so long.
 const IDLE_PART: u32 = 100;
 const LONGEST_UNREAD: Duration = Duration::from_secs(5);
@@ -57,7 +59,7 @@ impl Governing {
     fn jittered(&mut self, time: Duration) -> Duration {
         // Numerical Recipes' linear congruential generator: any will do.
         self.jitter = self.jitter.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        time.mul_f64(0.75 + 0.5 * f64::from(self.jitter) / f64::from(u32::MAX))
+        time.mul_f64(MOST_JITTER - 0.5 * f64::from(self.jitter) / f64::from(u32::MAX))
     }
 }
 
@@ -86,7 +88,7 @@ impl Watch {
 
     /// Does what is due.
     pub(super) fn govern(&mut self) -> Result<(), WatchError> {
-        self.sample_parks()?;
+        self.sample()?;
         self.end_stories_in_time()?;
         if Instant::now() < self.governing.next {
             return Ok(());
@@ -111,6 +113,13 @@ impl Watch {
             self.take_step(&step)?;
         }
         let now = Instant::now();
+        // Windows that are affordable more often by now do not wait for the next one.
+        for (file, probes) in &mut self.probes {
+            let every = self.governing.governor.sample_every(*file);
+            if let (Sample::At(at), Some(every)) = (probes.sample, every) {
+                probes.sample = Sample::At(at.min(now + every.mul_f64(MOST_JITTER)));
+            }
+        }
         let usual = if self.governing.governor.is_on_trial(now) { ON_TRIAL } else { TICK };
         self.governing.next = now + usual.max((now - began) * READING_PART);
         Ok(())
@@ -129,7 +138,9 @@ impl Watch {
             u128::from(used) > TICK.as_nanos() / u128::from(IDLE_PART)
         });
         // Where nobody did much, not much was counted: it is read when somebody does.
-        if !busy && self.governing.read_at.is_some_and(|then| now - then < LONGEST_UNREAD) {
+        if !(busy || self.governing.governor.may_rise())
+            && self.governing.read_at.is_some_and(|then| now - then < LONGEST_UNREAD)
+        {
             return Ok(Vec::new());
         }
         self.governing.read_at = Some(now);
@@ -160,11 +171,11 @@ impl Watch {
         info!("{}: {} instead of {}: {why}", probes.name, step.to, step.from);
         let now = Instant::now();
         let sampled = probes.sample != Sample::Never;
-        probes.sample = match (step.to, step.from) {
-            // The probe that is there serves for the first window.
-            (Fidelity::Sampled, Fidelity::Full) => Sample::Since(now),
-            (Fidelity::Sampled, _) => Sample::At(now),
-            _ => Sample::Never,
+        probes.sample = match step.to.has_windows() {
+            // The probes that are there serve for the first window.
+            true if probes.have_window() => Sample::Since(now),
+            true => Sample::At(now),
+            false => Sample::Never,
         };
         if let Err(why) = probes.place(step.to, &mut self.kernel) {
             // It was possible once: out of memory, or another uprobe in the way. What is attached is said below.
@@ -173,15 +184,14 @@ impl Watch {
         let recording = probes.recording();
         let first_window = probes.sample == Sample::Since(now);
         let ids: Vec<ProcessId> = self.living(step.binary).collect();
-        let waits =
-            if sampled || first_window || step.to >= Fidelity::Full { self.kernel.waits()? } else { Vec::new() };
-        let now = Instant::now();
-        self.ledger.record(&ids, recording, &waits, now);
+        let counters = if sampled { self.kernel.counters()? } else { Counters::default() };
+        self.ledger.record(&ids, recording, &counters, Instant::now());
         if first_window {
             let used = self.used_by(step.binary);
-            self.ledger.begin_window(&used, &waits, now);
+            let counters = self.sampled_counters(step.binary)?;
+            self.ledger.begin_window(&used, &counters, Instant::now());
         }
-        if (step.from == Fidelity::Census) != (step.to == Fidelity::Census) {
+        if (step.from < Fidelity::Lifecycle) != (step.to < Fidelity::Lifecycle) {
             for id in ids {
                 self.ledger.forget_baseline(id);
                 self.windows.again(id);
@@ -202,42 +212,67 @@ impl Watch {
         self.living(binary).filter_map(|id| Some((id, cpu_time_ns(id.tgid())?))).collect()
     }
 
-    /// Begins and ends the windows that are due.
-    fn sample_parks(&mut self) -> Result<(), WatchError> {
+    /// What is counted so far of what is sampled of a binary.
+    fn sampled_counters(&mut self, binary: FileId) -> Result<Counters, WatchError> {
+        Ok(match self.governing.governor.fidelity(binary) {
+            Fidelity::Sparse => self.kernel.counters()?,
+            _ => Counters { waits: self.kernel.waits()?, ..Counters::default() },
+        })
+    }
+
+    /// Opens and closes the windows that are due.
+    fn sample(&mut self) -> Result<(), WatchError> {
         let now = Instant::now();
         let due = self.probes.iter().filter(|(_, probes)| probes.next(SAMPLE).is_some_and(|next| next <= now));
-        let due: Vec<FileId> = due.map(|(file, _)| *file).collect();
-        for file in due {
-            let used = self.used_by(file);
-            let Some(probes) = self.probes.get_mut(&file) else { continue };
-            if let Sample::Since(_) = probes.sample {
-                let waits = self.kernel.waits()?;
-                let park_ns = self.governing.governor.costs().park_ns;
-                for (id, parks, length) in self.ledger.close_window(&used, &waits, park_ns, Instant::now()) {
-                    self.governing.governor.sampled(id, parks, length);
-                }
-                probes.take_parks_off(&mut self.kernel);
-                let every = self.governing.governor.sample_every(file).unwrap_or(SAMPLE);
-                probes.sample = Sample::At(now + self.governing.jittered(every));
-                continue;
+        let due: Vec<(FileId, Sample)> = due.map(|(file, probes)| (*file, probes.sample)).collect();
+        for (file, sample) in due {
+            match sample {
+                Sample::Since(_) => self.close_sample(file)?,
+                Sample::At(_) | Sample::Never => self.open_sample(file)?,
             }
-            if used.is_empty() {
-                probes.sample = Sample::At(now + TICK);
-                continue;
-            }
-            if let Err(why) = probes.place_parks(&mut self.kernel) {
-                warn!("{}: no parks are counted for a while: {why}", probes.name);
-                probes.sample = Sample::At(now + Duration::from_secs(1));
-                continue;
-            }
-            // What was counted while the probe was placed is before the window.
-            let waits = self.kernel.waits()?;
-            let used = self.used_by(file);
-            let now = Instant::now();
-            self.ledger.begin_window(&used, &waits, now);
-            if let Some(probes) = self.probes.get_mut(&file) {
-                probes.sample = Sample::Since(now);
-            }
+        }
+        Ok(())
+    }
+
+    fn open_sample(&mut self, file: FileId) -> Result<(), WatchError> {
+        let now = Instant::now();
+        let nobody = self.used_by(file).is_empty();
+        let Some(probes) = self.probes.get_mut(&file) else { return Ok(()) };
+        if nobody {
+            probes.sample = Sample::At(now + TICK);
+            return Ok(());
+        }
+        if let Err(why) = probes.open_window(&mut self.kernel) {
+            warn!("{}: nothing is sampled for a while: {why}", probes.name);
+            probes.close_window(&mut self.kernel);
+            probes.sample = Sample::At(now + Duration::from_secs(1));
+            return Ok(());
+        }
+        // What was counted while the probes were placed is before the window.
+        let counters = self.sampled_counters(file)?;
+        let used = self.used_by(file);
+        let now = Instant::now();
+        self.ledger.begin_window(&used, &counters, now);
+        if let Some(probes) = self.probes.get_mut(&file) {
+            probes.sample = Sample::Since(now);
+        }
+        Ok(())
+    }
+
+    fn close_sample(&mut self, file: FileId) -> Result<(), WatchError> {
+        let used = self.used_by(file);
+        let counters = self.sampled_counters(file)?;
+        let now = Instant::now();
+        let Some(probes) = self.probes.get_mut(&file) else { return Ok(()) };
+        probes.close_window(&mut self.kernel);
+        let costs = self.governing.governor.costs();
+        for (id, seen) in self.ledger.close_window(&used, &counters, costs, now) {
+            self.governing.governor.sampled(id, file, &seen);
+        }
+        let every = self.governing.governor.sample_every(file).unwrap_or(SAMPLE);
+        let next = now + self.governing.jittered(every);
+        if let Some(probes) = self.probes.get_mut(&file) {
+            probes.sample = Sample::At(next);
         }
         Ok(())
     }

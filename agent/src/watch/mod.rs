@@ -1,12 +1,13 @@
 //! The watch: keeps the processes of the host, the kernel's probes and the ledger in step, and takes snapshots.
 //!
-//! - [`target`]: which processes are meant,
+//! - [`target`], [`rules`]: which processes are meant,
+//! - `choosing`: what becomes of those that are not, and of the others when the choice changes,
 //! - [`finding`]: who they are: those there are, and every program begun afterwards,
 //! - `proof`: whether memory agrees with what is supposed of a runtime,
 //! - [`runtimes`]: which file of a process holds its Go runtime,
 //! - [`binaries`]: what is known of each binary, once, for all its processes,
 //! - `probes`: what is attached to each binary,
-//! - `governing`: which probes the budget allows, and windows in which parks are sampled,
+//! - `governing`: which probes the budget allows, and windows in which events are sampled,
 //! - [`story`]: waits and lifetimes, for as long as the user asks for them,
 //! - `window`, `worker`: the baseline of each process, and its audits,
 //! - `ending`: processes that ended: their last counts, kept for a while,
@@ -16,11 +17,13 @@
 //! itself and tells. Of any other program that begins the kernel side tells too.
 
 pub mod binaries;
+mod choosing;
 mod ending;
 pub mod finding;
 mod governing;
 mod probes;
 mod proof;
+pub mod rules;
 pub mod runtimes;
 pub mod snapshot;
 pub mod stacks;
@@ -30,10 +33,12 @@ mod window;
 mod worker;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    panic::resume_unwind,
     path::PathBuf,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -45,6 +50,7 @@ use tracing::debug;
 
 pub use binaries::{Binaries, Refusal, Watchable};
 pub use finding::Refused;
+pub use rules::{Pattern, Patterns, Rules, User};
 pub use runtimes::Found;
 pub use snapshot::Snapshot;
 pub use target::Target;
@@ -57,6 +63,7 @@ use crate::{
     ledger::{Ledger, ProcessLedger},
     symbols::SymbolSource,
 };
+use finding::Finder;
 use governing::Governing;
 use probes::Probes;
 use stacks::StackBytes;
@@ -168,17 +175,16 @@ impl Watched {
 
 /// The running watch.
 pub struct Watch {
-    proc: Proc,
     config: Config,
     kernel: Kernel,
-    binaries: Binaries,
+    finder: Finder,
     probes: BTreeMap<FileId, Probes>,
     processes: BTreeMap<ProcessId, Watched>,
     ledger: Ledger,
     /// First sights of sites, kept until the process is dropped.
     creation_stacks: BTreeMap<(ProcessId, RuntimeAddr), Vec<RuntimeAddr>>,
-    /// Processes looked at and refused, so that a scan does not look again.
-    refused: BTreeMap<Identity, Refused>,
+    /// Processes of watched binaries that are not meant: the kernel side passes over them.
+    muted: BTreeMap<ProcessId, Identity>,
     windows: Windows,
     governing: Governing,
     time_boxes: TimeBoxes,
@@ -207,35 +213,44 @@ impl Watch {
         for pid in config.target.pids() {
             proc.identity(*pid)?;
         }
-        let mut kernel = Kernel::load(&capability, config.sizes, config.attach)?;
+        let mut finder = Finder::new(proc, &config);
+        // To understand a large binary takes as long as to load the programs.
+        let (kernel, found) = thread::scope(|scope| {
+            let kernel = scope.spawn(|| Kernel::load(&capability, config.sizes, config.attach));
+            let found = finder.look_around(BTreeSet::new());
+            (kernel.join().unwrap_or_else(|panic| resume_unwind(panic)), found)
+        });
+        let (mut kernel, (found, _)) = (kernel?, found?);
         // Other probes than those of uprobe_multi come off slowly: not many times a minute.
         let may_sample = kernel.method() == Method::UprobeMulti;
         let governor = Governor::new(config.budget, config.fidelity, may_sample);
-        let governing = Governing::new(governor, &mut kernel, &proc);
-        let binaries = Binaries::new(config.symbols);
+        let governing = Governing::new(governor, &mut kernel, &finder.proc);
         let mut watch = Self {
-            proc,
             config,
             kernel,
-            binaries,
+            finder,
             probes: BTreeMap::new(),
             processes: BTreeMap::new(),
             ledger: Ledger::default(),
             creation_stacks: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            muted: BTreeMap::new(),
             windows: Windows::default(),
             governing,
             time_boxes: TimeBoxes::new(),
         };
-        watch.scan()?;
-        if let Target::Pids(pids) = watch.config.target.clone() {
+        watch.begin_all(found)?;
+        if let Target::Pids(pids) = watch.finder.target.clone() {
             for pid in pids {
                 watch.require(pid)?;
             }
             // Who names a process waits for it: its first line is to have all goroutines.
             watch.take_baselines(window::PATIENCE)?;
-        } else if watch.processes.is_empty() && !watch.config.patient {
-            return Err(WatchError::Nothing(watch.nothing_found()));
+        } else {
+            // Programs that began before the kernel side told of them.
+            watch.scan()?;
+            if watch.processes.is_empty() && !watch.config.patient {
+                return Err(WatchError::Nothing(watch.finder.nothing_found()));
+            }
         }
         Ok(watch)
     }
@@ -266,6 +281,7 @@ impl Watch {
             if let Some(process) = self.processes.get_mut(&id) {
                 process.end();
             }
+            self.muted_became_another(id)?;
             self.program_begun(id.tgid())?;
         } else if record.kind == Kind::ProgramBegun as u32 {
             self.program_begun(id.tgid())?;
@@ -280,7 +296,7 @@ impl Watch {
     /// Whether every process the user named has ended.
     #[must_use]
     pub fn all_ended(&self) -> bool {
-        matches!(self.config.target, Target::Pids(_)) && self.processes.values().all(Watched::has_ended)
+        matches!(self.finder.target, Target::Pids(_)) && self.processes.values().all(Watched::has_ended)
     }
 
     /// The state of everything watched, now.
@@ -303,7 +319,7 @@ impl Watch {
 
     /// The processes under watch.
     pub(crate) fn processes(&self) -> impl Iterator<Item = (ProcessId, &Watched, Arc<Watchable>)> {
-        self.processes.iter().filter_map(|(id, process)| Some((*id, process, self.binaries.get(process.file)?)))
+        self.processes.iter().filter_map(|(id, process)| Some((*id, process, self.finder.binaries.get(process.file)?)))
     }
 
     pub(crate) fn ledger_of(&self, id: ProcessId) -> ProcessLedger {
@@ -316,7 +332,8 @@ impl Watch {
 
     /// Go processes of the target that cannot be watched.
     pub fn refused(&self) -> impl Iterator<Item = (Identity, &Refused)> {
-        self.refused
+        self.finder
+            .refused
             .iter()
             .filter(|(_, refused)| !matches!(refused.why, Refusal::NotGo))
             .map(|(identity, refused)| (*identity, refused))

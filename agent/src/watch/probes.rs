@@ -12,7 +12,7 @@ use super::Watchable;
 use crate::{
     governor::Fidelity,
     kernel::{Attachment, Kernel, KernelError, Removal, attach::Probe},
-    ledger::{Parks, Recording},
+    ledger::{Counted, Recording},
 };
 
 /// What is attached to one binary, and what is on its way out.
@@ -26,13 +26,15 @@ pub(super) struct Probes {
     parks: Option<Attachment>,
     story: Option<Attachment>,
     leaving: Vec<Removal>,
-    /// The window in which parks are sampled.
+    /// What was placed last.
+    fidelity: Fidelity,
+    /// The window in which events are sampled.
     pub(super) sample: Sample,
     /// When the last process went; the probes go some time later.
     pub(super) unused_since: Option<Instant>,
 }
 
-/// Whether parks are counted in windows, and when.
+/// Whether events are counted in windows, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sample {
     /// They are not.
@@ -45,33 +47,48 @@ pub(super) enum Sample {
 
 impl Probes {
     pub(super) fn new(binary: Arc<Watchable>, name: String, adopt: bool) -> Self {
-        let (lives, parks, story, leaving) = (None, None, None, Vec::new());
-        Self { binary, name, adopt, lives, parks, story, leaving, sample: Sample::Never, unused_since: None }
+        Self {
+            binary,
+            name,
+            adopt,
+            lives: None,
+            parks: None,
+            story: None,
+            leaving: Vec::new(),
+            fidelity: Fidelity::Census,
+            sample: Sample::Never,
+            unused_since: None,
+        }
     }
 
     /// What is counted.
     pub(super) fn recording(&self) -> Recording {
-        let parks = match (self.sample, &self.parks) {
-            (Sample::At(_) | Sample::Since(_), _) => Parks::InWindows,
-            (Sample::Never, Some(_)) => Parks::All,
-            (Sample::Never, None) => Parks::None,
+        let counted = |in_windows: bool, attachment: &Option<Attachment>| match attachment {
+            _ if in_windows => Counted::InWindows,
+            Some(_) => Counted::All,
+            None => Counted::None,
         };
-        Recording { lives: self.lives.is_some(), parks }
+        Recording {
+            lives: counted(self.fidelity == Fidelity::Sparse, &self.lives),
+            parks: counted(self.fidelity.has_windows(), &self.parks),
+        }
     }
 
-    /// Places what `fidelity` takes, and takes off what it does not. Parks that are to be sampled are left as they are:
-    /// a probe that is there serves for the first window.
+    /// Places what `fidelity` takes, and takes off what it does not. What is to be sampled is left as it is: probes that
+    /// are there serve for the first window.
     pub(super) fn place(&mut self, fidelity: Fidelity, kernel: &mut Kernel) -> Result<(), KernelError> {
+        self.fidelity = fidelity;
         if fidelity < Fidelity::Story {
             self.take_story_off(kernel);
         }
-        if fidelity < Fidelity::Sampled {
-            self.take_parks_off(kernel);
+        match fidelity {
+            Fidelity::Sparse => return Ok(()),
+            Fidelity::Census => self.take_off(kernel),
+            Fidelity::Lifecycle => self.take_parks_off(kernel),
+            Fidelity::Sampled | Fidelity::Full | Fidelity::Story => {}
         }
-        if fidelity < Fidelity::Lifecycle {
-            self.take_lives_off(kernel);
-        } else if self.lives.is_none() {
-            self.lives = Some(self.attach(kernel, |event| event != Event::Park)?);
+        if fidelity >= Fidelity::Lifecycle {
+            self.place_lives(kernel)?;
         }
         if fidelity >= Fidelity::Full { self.place_parks(kernel) } else { Ok(()) }
     }
@@ -97,8 +114,38 @@ impl Probes {
         self.binary.word
     }
 
-    /// Has parks counted.
-    pub(super) fn place_parks(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
+    /// Whether what is sampled is counted now.
+    pub(super) fn have_window(&self) -> bool {
+        self.parks.is_some() && self.lives.is_some()
+    }
+
+    /// Whether no window is open.
+    pub(super) fn sample_is_closed(&self) -> bool {
+        !matches!(self.sample, Sample::Since(_))
+    }
+
+    /// Has everything counted for a window.
+    pub(super) fn open_window(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
+        self.place_lives(kernel)?;
+        self.place_parks(kernel)
+    }
+
+    /// The window is over.
+    pub(super) fn close_window(&mut self, kernel: &mut Kernel) {
+        self.take_parks_off(kernel);
+        if self.fidelity == Fidelity::Sparse {
+            self.take_lives_off(kernel);
+        }
+    }
+
+    fn place_lives(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
+        if self.lives.is_none() {
+            self.lives = Some(self.attach(kernel, |event| event != Event::Park)?);
+        }
+        Ok(())
+    }
+
+    fn place_parks(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
         if self.parks.is_none() {
             self.parks = Some(self.attach(kernel, |event| event == Event::Park)?);
         }
@@ -130,8 +177,7 @@ impl Probes {
         self.leaving.extend(self.lives.take().map(|lives| kernel.take_off(lives)));
     }
 
-    /// Parks are counted no longer.
-    pub(super) fn take_parks_off(&mut self, kernel: &mut Kernel) {
+    fn take_parks_off(&mut self, kernel: &mut Kernel) {
         self.leaving.extend(self.parks.take().map(|parks| kernel.take_off(parks)));
     }
 

@@ -242,11 +242,9 @@ fn site_snapshot(
     creation_stack: Vec<Frame>,
     binary: &Watchable,
 ) -> SiteSnapshot {
-    let created_by = names.created_by.unwrap_or_else(|| Frame {
-        function: if site.is_c_thread() { C_THREAD.to_owned() } else { format!("(unknown {})", site.gopc) },
-        file: String::new(),
-        line: 0,
-        inlined: false,
+    let created_by = names.created_by.unwrap_or_else(|| {
+        let name = if site.is_c_thread() { C_THREAD.to_owned() } else { format!("(unknown {})", site.gopc) };
+        Frame::named(name, String::new(), 0, false)
     });
     let start_function = match names.start {
         Some(frame) => frame.function,

@@ -1,18 +1,17 @@
 //! Which processes are meant.
 
-use std::path::Path;
+use std::{fmt::Write as _, path::Path};
 
-use globset::GlobMatcher;
+use super::rules::Rules;
+use crate::host::{HostError, Proc};
 
 /// The user's choice.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// These, each of which must be watchable.
     Pids(Vec<u32>),
-    /// Those whose executable's path matches; a pattern without a slash is matched against the file name.
-    Exe(GlobMatcher),
-    /// Every Go process there is.
-    All,
+    /// Those of the host's Go processes, now and later, that the rules admit.
+    Host(Rules),
 }
 
 impl Target {
@@ -21,62 +20,67 @@ impl Target {
     pub fn pids(&self) -> &[u32] {
         match self {
             Self::Pids(pids) => pids,
-            Self::Exe(_) | Self::All => &[],
+            Self::Host(_) => &[],
         }
     }
 
     /// Whether a process is meant. The agent never watches itself.
-    #[must_use]
-    pub fn wants(&self, pid: u32, exe: &Path) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// A [`HostError`] where what the rules ask of it cannot be read: it has ended.
+    pub fn wants(&self, proc: &Proc, pid: u32, exe: &Path) -> Result<bool, HostError> {
         match self {
-            Self::Pids(pids) => pids.contains(&pid),
-            Self::All => pid != std::process::id(),
-            Self::Exe(glob) => {
-                // The kernel marks a file that was replaced or removed.
-                let path = exe.to_string_lossy();
-                let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(&path));
-                if glob.glob().glob().contains('/') {
-                    glob.is_match(path)
-                } else {
-                    path.file_name().is_some_and(|name| glob.is_match(name))
-                }
-            }
+            Self::Pids(pids) => Ok(pids.contains(&pid)),
+            Self::Host(_) if pid == std::process::id() => Ok(false),
+            Self::Host(rules) => rules.admit(proc, pid, exe),
         }
     }
 
-    /// "whose executable matches …", for a sentence.
+    /// Whether a process that ended before anyone could look is meant, as far as its executable tells: where more is
+    /// asked, it is not.
+    #[must_use]
+    pub fn wants_by_name(&self, exe: &Path) -> bool {
+        match self {
+            Self::Pids(_) => false,
+            Self::Host(rules) => rules.admit_by_name(exe),
+        }
+    }
+
+    /// "with pid …", "with --exe …", for a sentence.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
             Self::Pids(pids) => format!("with pid {pids:?}"),
-            Self::Exe(glob) => format!("whose executable matches {}", glob.glob()),
-            Self::All => "on this host".to_owned(),
+            Self::Host(rules) if *rules == Rules::default() => "on this host".to_owned(),
+            Self::Host(rules) => {
+                let mut text = "that fits".to_owned();
+                for (flag, value) in rules.flags() {
+                    let _ = write!(text, " --{flag} {value}");
+                }
+                text
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use globset::Glob;
-
     use super::*;
-
-    fn exe(glob: &str) -> Target {
-        Target::Exe(Glob::new(glob).unwrap().compile_matcher())
-    }
-
-    #[test]
-    fn a_pattern_without_slash_is_for_the_name() {
-        assert!(exe("api-*").wants(7, Path::new("/srv/api-gateway")));
-        assert!(exe("api-*").wants(7, Path::new("/srv/api-gateway (deleted)")));
-        assert!(!exe("api-*").wants(7, Path::new("/api-x/other")));
-        assert!(exe("/srv/**").wants(7, Path::new("/srv/bin/other")));
-        assert!(!exe("/srv/*/x").wants(7, Path::new("/opt/bin/x")));
-    }
 
     #[test]
     fn the_agent_leaves_itself_alone() {
-        assert!(!Target::All.wants(std::process::id(), Path::new("/x")));
-        assert!(Target::All.wants(1, Path::new("/x")));
+        let all = Target::Host(Rules::default());
+        let wants = |pid| all.wants(&Proc::default(), pid, Path::new("/x")).unwrap();
+        assert!(!wants(std::process::id()) && wants(1));
+        assert_eq!(all.describe(), "on this host");
+    }
+
+    #[test]
+    fn rules_are_described_as_they_are_given() {
+        let mut rules = Rules::default();
+        rules.include.exe.push("api-*".parse().unwrap());
+        rules.exclude.user.push("0".parse().unwrap());
+        assert_eq!(Target::Host(rules).describe(), "that fits --exe api-* --exclude-user 0");
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     census::CensusError,
     host::cpu_time_ns,
     ledger::{
-        Site, Verdict,
+        Counted, Site, Verdict,
         window::{Spoiled, alive_at_end, unnumbered},
     },
     runtime::scheduler::GoidStock,
@@ -275,8 +275,8 @@ impl Watch {
         let Some(id) = self.next_window() else { return Ok(()) };
         let Some(file) = self.processes.get(&id).map(|process| process.file) else { return Ok(()) };
         let Some(probes) = self.probes.get_mut(&file) else { return Ok(()) };
-        let only_census = !probes.recording().lives;
-        if only_census && !probes.are_settled() {
+        let only_census = probes.recording().lives != Counted::All;
+        if only_census && !(probes.are_settled() && probes.sample_is_closed()) {
             return Ok(());
         }
         let Some((_, process, binary)) = self.processes().find(|(other, ..)| *other == id) else { return Ok(()) };
@@ -290,7 +290,7 @@ impl Watch {
             goidcache: u64::from(stock.p_goidcache),
         };
         if only_census {
-            let worker = Worker::start(&self.proc, process, &binary, offsets.goidcache);
+            let worker = Worker::start(&self.finder.proc, process, &binary, offsets.goidcache);
             self.windows.open = Some(OpenWindow { worker, only_census, ..OpenWindow::new(id, offsets, Phase::Census) });
             return Ok(());
         }
@@ -298,7 +298,7 @@ impl Watch {
         // The offsets first, the process last: an event sees both or none.
         self.kernel.set_window(Window { process: ProcessId(0), ..offsets })?;
         self.kernel.set_window(offsets)?;
-        let settling = Phase::Settling(self.proc.thread_times(id.tgid()));
+        let settling = Phase::Settling(self.finder.proc.thread_times(id.tgid()));
         self.windows.open = Some(OpenWindow { counted_before, ..OpenWindow::new(id, offsets, settling) });
         Ok(())
     }
@@ -309,7 +309,10 @@ impl Watch {
             Phase::Settling(threads) if !threads.is_empty() && open.since.elapsed() < SETTLE_LIMIT => {
                 let pid = open.id.tgid();
                 let stays = |&(tid, then): &(u32, u64)| {
-                    self.proc.thread_time(pid, tid).is_some_and(|now| !now.sleeps && now.ran_ns < then + PAST_EVENTS_NS)
+                    self.finder
+                        .proc
+                        .thread_time(pid, tid)
+                        .is_some_and(|now| !now.sleeps && now.ran_ns < then + PAST_EVENTS_NS)
                 };
                 open.phase = Phase::Settling(threads.into_iter().filter(stays).collect());
                 Ok(Step::Goes(Box::new(open)))
@@ -319,7 +322,7 @@ impl Watch {
                 let Some((_, process, binary)) = self.processes().find(|(id, ..)| *id == open.id) else {
                     return Ok(Step::Spoiled(Spoiled::Incomplete));
                 };
-                open.worker = Worker::start(&self.proc, process, &binary, open.offsets.goidcache);
+                open.worker = Worker::start(&self.finder.proc, process, &binary, open.offsets.goidcache);
                 open.before = self.kernel.sites_of(open.id)?;
                 open.phase = Phase::Census;
                 open.since = Instant::now();

@@ -21,12 +21,12 @@ impl Governed {
         Self {
             fidelity: gauge(
                 "fidelity",
-                "How much is recorded of a process: story, full, sampled, lifecycle or census; 1.",
+                "How much is recorded of a process: story, full, sampled, lifecycle, sparse or census; 1.",
             ),
             cost: gauge("cost_ratio", "What watching costs a process, as a part of its own CPU time, lately."),
             changes: counter("fidelity_changes_total", "How often the fidelity changed."),
             uncounted: counter("uncounted_seconds_total", "For how long something was not counted at all."),
-            window: gauge("park_window_ratio", "Part of the sampled time in which parks were counted."),
+            window: gauge("window_ratio", "Part of the sampled time in which windows were open."),
             budget: gauge("budget_ratio", "What watching may cost a process, as a part of its own CPU time."),
         }
     }

@@ -20,6 +20,9 @@ use unit::{Budget, Unit};
 /// Decoded units kept beside the sections.
 const MAX_UNITS_BYTES: usize = 16 << 20;
 
+/// The minor version of Go whose symbols have type arguments.
+const TYPE_ARGUMENTS_SINCE: u32 = 21;
+
 /// Gives access to one binary's DWARF.
 pub(super) struct Dwarf {
     binary: Arc<Binary>,
@@ -55,7 +58,12 @@ impl Dwarf {
         let debug = self.open()?;
         let Some(number) = debug.index.unit_of(pc.0) else { return Ok(None) };
         let unit = debug.unit(number)?;
-        unit.frames(&debug.sections, &debug.index, pc.0, &mut Budget::default())
+        let mut frames = unit.frames(&debug.sections, &debug.index, pc.0, &mut Budget::default())?;
+        // Until then the linker shortened the names of symbols, but not those of DWARF.
+        if self.binary.go_version().minor < TYPE_ARGUMENTS_SINCE {
+            frames.iter_mut().flatten().for_each(|frame| frame.symbol = None);
+        }
+        Ok(frames)
     }
 
     fn open(&self) -> Result<Arc<Debug>, SymbolError> {

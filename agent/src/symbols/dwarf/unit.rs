@@ -9,10 +9,7 @@ use gimli::{Abbreviations, AttributeValue, Dwarf, Section, UnitOffset};
 
 use super::sections::Sections;
 use crate::binary::debug_info::{Entry, Slice, Units, check_entry, too_much};
-use crate::symbols::{
-    Frame, SymbolError,
-    gopclntab::{MAX_INLINE_DEPTH, printed},
-};
+use crate::symbols::{Frame, SymbolError, gopclntab::MAX_INLINE_DEPTH};
 
 const MAX_ORIGINS: u32 = 8;
 const MAX_PATH_BYTES: usize = 4096;
@@ -245,9 +242,9 @@ impl Unit {
         places.extend(calls.iter().rev().map(|call| (call.file, call.line)));
         let functions = callees.into_iter().rev().map(|name| (name, true)).chain([(physical, false)]);
         let frames = functions.zip(places).map(|((function, inlined), (file, line))| {
-            let function = printed(function.unwrap_or_else(|| "?".into()));
-            let file = path(&dwarf, &unit, file).unwrap_or_else(|| "?".into());
-            Frame { function, file, line, inlined }
+            let unknown = || "?".to_owned();
+            let file = path(&dwarf, &unit, file).unwrap_or_else(unknown);
+            Frame::of_symbol(function.unwrap_or_else(unknown), file, line, inlined)
         });
         Ok(Some(frames.collect()))
     }
