@@ -11,9 +11,7 @@ use parkranger_common::{
     counts::{ProcessId, SiteKey},
     loss::ProcessLoss,
     probe::{Event, ProbeWord},
-    story::{
-        BUCKETS, Goroutine, GoroutineKey, Histogram, HistogramKey, LIFETIME, Spent, SpentKey, Story, bucket,
-    },
+    story::{BUCKETS, Goroutine, GoroutineKey, Histogram, HistogramKey, LIFETIME, Spent, SpentKey, Story, bucket},
 };
 
 use crate::{

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::agent::signal;
 use crate::daemon::Daemon;
 use crate::go::Toolchain;
 
@@ -118,6 +119,9 @@ impl Suite {
     /// One run under the agent.
     fn watched(&self) -> Result<(Run, Counted)> {
         let daemon = Daemon::start_with(&self.program, &["--keep-ended", "10m"])?;
+        // One that stands still makes the binary known, so that nothing of the other is missed.
+        let resident = Resident::start(&self.program)?;
+        daemon.wait_until(resident.0.id(), "watched", |_| true)?;
         let (run, pid) = self.run(None)?;
         let ended = daemon.wait_until(pid, "ended", |process| process["ended"] == true)?;
         ensure!(daemon.stop()?.success(), "the daemon did not end well");
@@ -153,6 +157,25 @@ impl Suite {
         let outcomes = parse(&String::from_utf8_lossy(&std::fs::read(&printed)?));
         ensure!(!outcomes.is_empty(), "{} ran no test", self.package);
         Ok((Run { outcomes, succeeded, took }, child.id()))
+    }
+}
+
+/// A process that was stopped as it began. Killed when dropped.
+struct Resident(Child);
+
+impl Resident {
+    fn start(program: &Path) -> Result<Resident> {
+        let resident = Resident(Command::new(program).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
+        signal(&resident.0, libc::SIGSTOP)?;
+        Ok(resident)
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        // It may be gone already, which is just as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

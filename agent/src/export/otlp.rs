@@ -87,7 +87,7 @@ fn histogram(series: &Series, times: Times) -> HistogramDataPoint {
         count: histogram.get_sample_count(),
         sum: Some(histogram.get_sample_sum()),
         bucket_counts,
-        explicit_bounds: histogram.get_bucket().iter().map(|bucket| bucket.upper_bound()).collect(),
+        explicit_bounds: histogram.get_bucket().iter().map(prometheus::proto::Bucket::upper_bound).collect(),
         ..HistogramDataPoint::default()
     }
 }

@@ -29,29 +29,29 @@ impl Watch {
 
     /// A process is to be listed as itself again.
     pub(super) fn unmute(&mut self, pid: u32) -> Result<(), KernelError> {
-        let muted = self.muted.keys().filter(|id| id.tgid() == pid).copied().collect();
-        self.forget(muted)
+        let muted: Vec<ProcessId> = self.muted.keys().filter(|id| id.tgid() == pid).copied().collect();
+        self.forget(&muted)
     }
 
     /// The kernel side took it off its list by itself.
     pub(super) fn muted_became_another(&mut self, id: ProcessId) -> Result<(), KernelError> {
-        let is_muted = self.muted.contains_key(&id);
-        self.forget(is_muted.then_some(id).into_iter().collect())
+        if self.muted.contains_key(&id) { self.forget(&[id]) } else { Ok(()) }
     }
 
     /// Takes those off the list that are not among the `present` any more.
     pub(super) fn forget_muted(&mut self, present: &BTreeSet<Identity>) -> Result<(), KernelError> {
         let gone = self.muted.iter().filter(|(_, identity)| !present.contains(*identity));
-        self.forget(gone.map(|(id, _)| *id).collect())
+        let gone: Vec<ProcessId> = gone.map(|(id, _)| *id).collect();
+        self.forget(&gone)
     }
 
-    fn forget(&mut self, muted: Vec<ProcessId>) -> Result<(), KernelError> {
-        for id in &muted {
+    fn forget(&mut self, muted: &[ProcessId]) -> Result<(), KernelError> {
+        for id in muted {
             self.kernel.unwatch(*id)?;
             self.muted.remove(id);
         }
         // A program under way when its process was muted may have counted once more.
-        self.kernel.remove_counters(&muted)
+        self.kernel.remove_counters(muted)
     }
 
     /// Watches what another target means: who is left out by it is dropped with all counts, who is meant now is looked at.
@@ -78,7 +78,8 @@ impl Watch {
         self.creation_stacks.retain(|(id, _), _| !left_out.contains_key(id));
         self.finder.refused.clear();
         // Whoever is still not meant is muted again at its next event.
-        self.forget(self.muted.keys().copied().collect())?;
+        let muted: Vec<ProcessId> = self.muted.keys().copied().collect();
+        self.forget(&muted)?;
         for (id, identity) in left_out {
             self.processes.remove(&id);
             self.mute(id, identity)?;
