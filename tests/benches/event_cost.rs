@@ -1,5 +1,5 @@
-//! What one birth, park or exit costs the target when it is counted: CPU time added per event over the same events
-//! untraced in the same round.
+//! What one birth, park or exit costs the target when it is counted, and when a story is told: CPU time added per event
+//! over the same events untraced in the same round.
 
 #![allow(missing_docs, reason = "an executable")]
 
@@ -28,8 +28,12 @@ fn main() -> Result<()> {
 
 /// Every variant, the floor first.
 fn variants() -> Result<Vec<Box<dyn Variant>>> {
-    let mut variants: Vec<Box<dyn Variant>> =
-        vec![Box::new(Untraced), Box::new(Own::new(Program::Empty)?), Box::new(Own::new(Program::Counting)?)];
+    let mut variants: Vec<Box<dyn Variant>> = vec![
+        Box::new(Untraced),
+        Box::new(Own::new(Program::Empty)?),
+        Box::new(Own::new(Program::Counting)?),
+        Box::new(Own::new(Program::Story)?),
+    ];
     if Bpftrace::is_available() {
         variants.push(Box::<Bpftrace>::default());
     } else {

@@ -135,7 +135,7 @@ fn a_request_tells_a_story_for_a_while(go: &Toolchain) -> Result<()> {
         anyhow::bail!("it is not {fidelity}")
     };
     process("full")?;
-    ensure!(put("to=full&for=5s")? == 400, "only a story ends by itself");
+    ensure!(put("to=full&for=5s")? == 409, "only a story ends by itself");
     ensure!(put("to=story&for=5")? == 400 && put("to=story&for=2h")? == 400, "for how long?");
     ensure!(put("to=story&for=5s")? == 204, "a story");
     let begun = process("story")?;

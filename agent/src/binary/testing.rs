@@ -69,6 +69,8 @@ pub(crate) enum Variant {
     Trimmed,
     /// Stripped, for arm64.
     Arm64,
+    /// For arm64, with symbols.
+    Arm64Plain,
 }
 
 pub(crate) const VARIANTS: [Variant; 5] =
@@ -138,6 +140,7 @@ impl Toolchain {
             Variant::StrippedPie => _ = command.args(["-buildmode=pie", "-ldflags=-s -w"]),
             Variant::Trimmed => _ = command.arg("-trimpath"),
             Variant::Arm64 => _ = command.arg("-ldflags=-s -w").env("GOARCH", "arm64"),
+            Variant::Arm64Plain => _ = command.env("GOARCH", "arm64"),
         }
         let output = command.arg(".").output().expect("go runs");
         assert!(output.status.success(), "go 1.{}: {}", self.minor, String::from_utf8_lossy(&output.stderr));

@@ -44,8 +44,8 @@ pub(super) struct BudgetOptions {
     /// cost more, parks are counted in short windows (and marked ~), then not at all, then births and exits neither.
     #[arg(long, value_name = "PERCENT", default_value = "1")]
     pub(super) budget: Choice,
-    /// Record no more than this. A story tells how long goroutines wait and live, whatever it costs: some three times as much
-    /// as counting.
+    /// Record no more than this. A story tells how long goroutines wait and live, whatever it costs: twice as much as
+    /// counting.
     #[arg(long, value_enum, value_name = "FIDELITY", default_value_t = Fidelity::Full)]
     pub(super) fidelity: Fidelity,
 }

@@ -119,6 +119,7 @@ fn target_report(
             report.go_version = Some(binary.binary.go_version().to_string());
             report.layout = Some(binary.layout.source.to_string());
             report.notes.clone_from(&binary.plan.notes);
+            report.notes.extend(binary.plan.run.as_ref().err().map(|why| format!("no story can be told: {why}")));
             report.probes = binary
                 .plan
                 .points

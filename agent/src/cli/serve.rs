@@ -75,8 +75,8 @@ struct Flags {
     /// cost more, parks are counted in short windows, then not at all, then births and exits neither. [default: 1]
     #[arg(long, value_name = "PERCENT")]
     budget: Option<Choice>,
-    /// Record no more than this. A story tells how long goroutines wait and live, whatever it costs: some three times as
-    /// much as counting. [default: full]
+    /// Record no more than this. A story tells how long goroutines wait and live, whatever it costs: twice as much as
+    /// counting. [default: full]
     #[arg(long, value_enum, value_name = "FIDELITY")]
     fidelity: Option<Fidelity>,
     /// How long the last counts of a process that ended are shown. [default: 1m]

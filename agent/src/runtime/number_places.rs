@@ -128,10 +128,14 @@ impl Variables {
         let termination = used_by(binary, "runtime.gcMarkTermination")?;
         // Whether a collection is due: `gcController.gcPercent`, the first of all fields, and `heapLive`.
         let trigger = used_by(binary, "runtime.gcTrigger.test")?;
-        let sched = the_one(&trace, &[mnext, nmfreed, npidle, queue]);
+        let reserve = used_by(binary, "runtime.mReserveID")?;
+        let put = used_by(binary, "runtime.pidleput")?;
+        // The word before `npidle` is the list of idle Ps.
+        let sched =
+            the_one(&[(&trace, &[mnext, nmfreed, npidle, queue]), (&reserve, &[mnext]), (&put, &[npidle - 8, npidle])]);
         let in_both: BTreeSet<u64> = trace.intersection(&resize).copied().collect();
         // The slice's pointer and length.
-        let allp = the_one(&in_both, &[0, 8]);
+        let allp = the_one(&[(&in_both, &[0, 8])]);
         let rest = |at: &u64| {
             let in_sched = sched.is_some_and(|sched| (sched..sched + u64::from(sched_bytes)).contains(at));
             let in_allp = allp.is_some_and(|allp| (allp..allp + 24).contains(at));
@@ -142,11 +146,10 @@ impl Variables {
             [only] if sched.is_some() && allp.is_some() => Some(*only),
             _ => None,
         };
-        // `last_gc_unix` is the word before `pause_total_ns`.
-        let memstats = the_one(&termination, &[pause_total - 8, pause_total, cycles]);
-        let controller = the_one(&trigger, &[0, heap_live]);
-        let is_used = |at: &u64| termination.contains(&(at + u64::from(heap_live)));
-        Ok(Self { memstats, controller: controller.filter(is_used), sched, gomaxprocs, allp })
+        // `last_gc_unix`, `pause_total_ns`, `pause_ns`; `numgc`, `numforcedgc`.
+        let memstats = the_one(&[(&termination, &[pause_total - 8, pause_total, pause_total + 8, cycles, cycles + 4])]);
+        let controller = the_one(&[(&trigger, &[0, heap_live]), (&termination, &[heap_live])]);
+        Ok(Self { memstats, controller, sched, gomaxprocs, allp })
     }
 }
 
@@ -157,10 +160,13 @@ fn used_by(binary: &Binary, function: &str) -> Result<BTreeSet<u64>, BinaryError
     Ok(data_references(binary, body)?.into_iter().map(|address| address.0).collect())
 }
 
-/// The only address from which all of these offsets are used.
-fn the_one(used: &BTreeSet<u64>, offsets: &[u32]) -> Option<u64> {
+/// The only address from which each function uses all of its offsets.
+fn the_one(functions: &[(&BTreeSet<u64>, &[u32])]) -> Option<u64> {
+    let (used, offsets) = functions.first()?;
     let first = u64::from(*offsets.first()?);
-    let all_used = |base: &u64| offsets.iter().all(|offset| used.contains(&(base + u64::from(*offset))));
+    let all_used = |base: &u64| {
+        functions.iter().all(|(used, offsets)| offsets.iter().all(|at| used.contains(&(base + u64::from(*at)))))
+    };
     let mut found = used.iter().filter_map(|at| at.checked_sub(first)).filter(all_used);
     let only = found.next()?;
     found.next().is_none().then_some(only)
@@ -197,10 +203,12 @@ mod tests {
     #[test]
     fn a_variable_is_where_all_its_fields_are() {
         let used = BTreeSet::from([100, 148, 164, 500, 548, 900]);
-        assert_eq!(the_one(&used, &[0, 48, 64]), Some(100));
-        assert_eq!(the_one(&used, &[0, 48]), None, "two of them");
-        assert_eq!(the_one(&used, &[0, 49]), None);
-        assert_eq!(the_one(&used, &[900]), None, "each could be it");
-        assert_eq!(the_one(&BTreeSet::new(), &[0]), None);
+        let others = BTreeSet::from([548]);
+        assert_eq!(the_one(&[(&used, &[0, 48, 64])]), Some(100));
+        assert_eq!(the_one(&[(&used, &[0, 48])]), None, "two of them");
+        assert_eq!(the_one(&[(&used, &[0, 48]), (&others, &[48])]), Some(500));
+        assert_eq!(the_one(&[(&used, &[0, 49])]), None);
+        assert_eq!(the_one(&[(&used, &[0])]), None, "each could be it");
+        assert_eq!(the_one(&[(&BTreeSet::new(), &[0])]), None);
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    Layout, LayoutSource, WaitReasons,
+    Layout, LayoutSource, NumberPlaces, WaitReasons,
     dwarf_layout::{Struct, read_struct},
     table::ROWS,
     waiting::channel,
 };
 use crate::binary::{
     Binary, GoVersion,
-    testing::{VARIANTS, Variant, toolchains},
+    testing::{Toolchain, VARIANTS, Variant, toolchains},
 };
 
 /// The table is generated from DWARF; every toolchain at hand must still say the same.
@@ -86,6 +86,24 @@ fn a_newer_go_gets_the_newest_layout_and_an_older_none() {
         let newer = Layout::of(&with_version("go1.99")).expect("a layout");
         assert!(matches!(newer.source, LayoutSource::NewestKnown { .. }), "{:?}", newer.source);
         assert!(Layout::of(&with_version("go1.17")).is_err());
+    }
+}
+
+/// Where variables are used is where their names are.
+#[test]
+fn variables_are_found_without_names() {
+    let places = |toolchain: &Toolchain, variant| {
+        let binary = toolchain.program(variant).binary();
+        let found = NumberPlaces::of(&binary).expect("readable");
+        assert_eq!(NumberPlaces::by_use(&binary).expect("readable"), found, "1.{} {variant:?}", toolchain.minor);
+        let all = [found.memstats.is_some(), found.controller.is_some(), found.sched.is_some()];
+        let is_complete = all == [true; 3] && found.gomaxprocs.is_some() && found.allp.is_some();
+        assert!(is_complete, "1.{} {variant:?}: {found:?}", toolchain.minor);
+    };
+    for toolchain in toolchains() {
+        for variant in [Variant::Plain, Variant::Stripped, Variant::StrippedPie, Variant::Arm64, Variant::Arm64Plain] {
+            places(&toolchain, variant);
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) async fn fidelity(
     };
     let time = params.one("for")?.map(duration).transpose()?;
     if time.is_some() && fidelity != Some(Fidelity::Story) {
-        return Err(Problem::bad("for: only a story ends by itself"));
+        return Err(Problem::new(StatusCode::CONFLICT, "fidelity", "for: only a story ends by itself"));
     }
     match state.control.pin(of, fidelity, time.unwrap_or(STORY)).await {
         Some(Pinned::Done) => Ok(StatusCode::NO_CONTENT),

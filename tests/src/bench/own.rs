@@ -8,7 +8,10 @@ use parkranger::{
     symbols::SymbolSource,
     watch::Binaries,
 };
-use parkranger_common::counts::{Process, ProcessId};
+use parkranger_common::{
+    counts::{Process, ProcessId},
+    story::Story,
+};
 
 use super::variants::{Event, Traced, Variant};
 use crate::breakpoints::{wait_until_clean, wait_until_probed};
@@ -23,13 +26,15 @@ pub enum Program {
     Empty,
     /// Counts, as it does in production.
     Counting,
+    /// Counts, and times waits and lives: the probe of the event for a story, and where goroutines run.
+    Story,
 }
 
 /// One of parkranger's programs on one event.
 pub struct Own {
     program: Program,
     kernel: Kernel,
-    attached: Option<(Attachment, ProcessId, Event)>,
+    attached: Option<(Vec<Attachment>, ProcessId, Event)>,
     runs: u64,
 }
 
@@ -40,7 +45,7 @@ impl Own {
     /// When this kernel or these privileges do not allow it.
     pub fn new(program: Program) -> Result<Self> {
         let capability = Capability::ask(Path::new("/proc"));
-        let kernel = Kernel::load(&capability, Sizes::default(), None)?;
+        let kernel = Kernel::load(&capability, Sizes::default().with_stories(), None)?;
         Ok(Self { program, kernel, attached: None, runs: 0 })
     }
 
@@ -65,6 +70,7 @@ impl Variant for Own {
         match self.program {
             Program::Empty => EMPTY,
             Program::Counting => "parkranger",
+            Program::Story => "parkranger with a story",
         }
     }
 
@@ -78,11 +84,18 @@ impl Variant for Own {
         self.kernel.list(Process { id, word: binary.word.0 })?;
         let probes: Vec<Probe> = binary.probes.iter().filter(|probe| probe.event == event).copied().collect();
         let name = target.path.display().to_string();
-        let attachment = match self.program {
+        let mut attachments = vec![match self.program {
             Program::Empty => self.kernel.attach_empty(&binary.file, &name, &probes)?,
-            Program::Counting => self.kernel.attach(&binary.file, &name, &probes)?,
-        };
-        self.attached = Some((attachment, id, event));
+            Program::Counting | Program::Story => self.kernel.attach(&binary.file, &name, &probes)?,
+        }];
+        if self.program == Program::Story {
+            let story = binary.story.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
+            let timed = story.iter().filter(|probe| [event, Event::Run].contains(&probe.event));
+            let timed: Vec<Probe> = timed.copied().collect();
+            attachments.push(self.kernel.attach_story(&binary.file, &name, &timed)?);
+            self.kernel.begin_story(Story { process: id, word: binary.word.0, since_ns: self.runs, runs: 0 })?;
+        }
+        self.attached = Some((attachments, id, event));
         for probe in &probes {
             wait_until_probed(target.pid, probe.offset.0, Duration::from_secs(5))?;
         }
@@ -90,11 +103,15 @@ impl Variant for Own {
     }
 
     fn detach(&mut self, at_least: u64) -> Result<()> {
-        let Some((attachment, id, event)) = self.attached.take() else { return Ok(()) };
-        self.kernel.detach(attachment);
+        let Some((attachments, id, event)) = self.attached.take() else { return Ok(()) };
+        for attachment in attachments {
+            self.kernel.detach(attachment);
+        }
+        self.kernel.end_story(id)?;
+        self.kernel.forget_goroutines()?;
         self.kernel.unwatch(id)?;
         wait_until_clean(id.tgid(), Duration::from_secs(5))?;
-        if self.program == Program::Counting {
+        if self.program != Program::Empty {
             let counted = self.counted(id, event)?;
             ensure!(counted >= at_least, "parkranger counted {counted} of {at_least}");
         }
