@@ -98,7 +98,10 @@ fn in_namespaces(go: &Toolchain) -> Result<()> {
 
 fn stop(pid: u32, on: bool) -> Result<()> {
     let signal = if on { "-STOP" } else { "-CONT" };
-    ensure!(Command::new("kill").args([signal, &pid.to_string()]).status()?.success(), "kill {signal}");
+    ensure!(
+        Command::new("sh").args(["-c", "kill $0 $1", signal, &pid.to_string()]).status()?.success(),
+        "kill {signal}"
+    );
     Ok(())
 }
 
@@ -107,6 +110,11 @@ fn stopped(go: &Toolchain) -> Result<()> {
     let (_directory, path) = go.build(Program::Exercise, Variant::Plain)?.private_copy()?;
     let mut exercise = Exercise::start(&path)?;
     let pid = exercise.pid();
+    // Before its runtime has begun, or soon after.
+    stop(pid, true)?;
+    Top::start(pid)?.finish()?;
+    stop(pid, false)?;
+    exercise.names()?;
     stop(pid, true)?;
     let top = Top::start(pid)?;
     stop(pid, false)?;
