@@ -66,6 +66,18 @@ pub struct SiteCounts {
 }
 
 impl SiteCounts {
+    /// Goroutines created, in windows and outside.
+    #[must_use]
+    pub const fn all_births(&self) -> u64 {
+        self.births + self.window_births
+    }
+
+    /// Goroutines ended, in windows and outside.
+    #[must_use]
+    pub const fn all_exits(&self) -> u64 {
+        self.exits + self.window_exits
+    }
+
     /// The counts of two CPUs together.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {

@@ -71,8 +71,8 @@ pub struct Account {
     last_cost: f64,
     /// Whether the averages and the credit are of what is recorded now: the first reading after a step makes them so.
     known: bool,
-    /// Rates of the last windows since the last step.
-    windows: VecDeque<Rates>,
+    /// Rates of the last windows since the last step, each with the CPU time the process used then, in ns per second.
+    windows: VecDeque<(Rates, f64)>,
     /// Time from one window to the next, where there are some.
     every: Duration,
 }
@@ -102,7 +102,7 @@ impl Account {
             parks: per_second(hits.parks, before.hits.parks),
             exits: per_second(hits.exits, before.hits.exits),
         };
-        let mut cost = counted.births * costs.birth_ns + counted.parks * costs.park_ns + counted.exits * costs.exit_ns;
+        let mut cost = costs.of(counted.births, counted.parks, counted.exits);
         if fidelity == Fidelity::Story {
             let runs = per_second(hits.runs, before.hits.runs);
             cost +=
@@ -126,6 +126,7 @@ impl Account {
             average(&mut self.rates.parks, counted.parks);
             self.last_rates.parks = counted.parks;
         }
+        self.reckon_windows(fidelity);
         if first {
             self.renew_credit();
         }
@@ -142,14 +143,32 @@ impl Account {
         if self.windows.len() >= WINDOWS {
             self.windows.pop_front();
         }
-        self.windows.push_back(Rates { births: rate(seen.births), parks: rate(seen.parks), exits: rate(seen.exits) });
-        let most = |rate: fn(&Rates) -> f64| self.windows.iter().map(rate).fold(0.0, f64::max);
+        let rates = Rates { births: rate(seen.births), parks: rate(seen.parks), exits: rate(seen.exits) };
+        self.windows.push_back((rates, self.own()));
+        self.reckon_windows(fidelity);
+    }
+
+    /// Rates by what the last windows saw, the dearest of them. What a busy process did it cannot do with less CPU time: one
+    /// that has become idle since is not held to it for as long as its few windows last.
+    fn reckon_windows(&mut self, fidelity: Fidelity) {
+        if self.windows.is_empty() {
+            return;
+        }
+        let own = self.own().max(own_part(self.last_cpu, self.last_cost));
+        let most = |rate: fn(&Rates) -> f64| {
+            let now = |(rates, then): &(Rates, f64)| if own < *then { rate(rates) * own / then } else { rate(rates) };
+            self.windows.iter().map(now).fold(0.0, f64::max)
+        };
         let rates = Rates { births: most(|r| r.births), parks: most(|r| r.parks), exits: most(|r| r.exits) };
-        let (births, exits) = (self.rates.births, self.rates.exits);
-        self.rates = if fidelity < Fidelity::Lifecycle { rates } else { Rates { births, exits, ..rates } };
-        // These are the last ones, too.
-        let (births, exits) = (self.last_rates.births, self.last_rates.exits);
-        self.last_rates = if fidelity < Fidelity::Lifecycle { rates } else { Rates { births, exits, ..rates } };
+        // Births and exits that are all counted are known better. These are the last rates, too.
+        for known in [&mut self.rates, &mut self.last_rates] {
+            *known = if fidelity < Fidelity::Lifecycle { rates } else { Rates { parks: rates.parks, ..*known } };
+        }
+    }
+
+    /// What the process used itself lately, in ns per second.
+    fn own(&self) -> f64 {
+        own_part(self.cpu, self.cost)
     }
 
     pub(super) fn is_of(&self, binary: FileId) -> bool {
@@ -203,7 +222,7 @@ impl Account {
 
     /// Allowance and what births and exits need of it, in ns per second, by the last reading if that is dearer.
     fn now(&self, costs: HitCosts) -> (f64, f64) {
-        let of = |rates: &Rates| rates.births * costs.birth_ns + rates.exits * costs.exit_ns;
+        let of = |rates: &Rates| costs.of(rates.births, 0.0, rates.exits);
         let (mean, last) = (of(&self.rates), of(&self.last_rates));
         if last > mean {
             (self.budget * own_cpu(self.last_cpu, self.last_cost), last)
@@ -247,7 +266,12 @@ impl Account {
     }
 }
 
-/// CPU time without the cost, in ns per second, and never less than counts as the least.
+/// CPU time without the cost, in ns per second.
+fn own_part(cpu: f64, cost: f64) -> f64 {
+    (cpu - cost).max(LEAST_OWN * cpu)
+}
+
+/// The same, and never less than counts as the least.
 fn own_cpu(cpu: f64, cost: f64) -> f64 {
-    (cpu - cost).max(LEAST_OWN * cpu).max(LEAST_CPU * 1e9)
+    own_part(cpu, cost).max(LEAST_CPU * 1e9)
 }

@@ -371,9 +371,8 @@ impl Governor {
         }
         let share = account.share_of_all(self.costs, SAMPLED_PART);
         match level.fidelity {
-            Fidelity::Census => (Fidelity::Census, 0.0),
-            Fidelity::Sparse if rarest => (Fidelity::Census, 0.0),
-            Fidelity::Sparse => (Fidelity::Sparse, at_most(share, level.share / 2.0)),
+            Fidelity::Sparse if !rarest => (Fidelity::Sparse, at_most(share, level.share / 2.0)),
+            Fidelity::Sparse | Fidelity::Census => (Fidelity::Census, 0.0),
             _ if self.may_sample => (Fidelity::Sparse, at_most(share, most_share())),
             _ => (Fidelity::Census, 0.0),
         }

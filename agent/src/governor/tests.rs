@@ -69,6 +69,7 @@ impl World {
             for (reading, _) in &self.processes {
                 if let Some(every) = self.governor.sample_every(reading.binary) {
                     let due = self.window_at.entry(reading.binary).or_insert(self.now);
+                    *due = (*due).min(self.now + every);
                     if *due <= self.now {
                         *due = self.now + every;
                         sampled.insert(reading.binary, SAMPLE.as_secs_f64());
@@ -220,6 +221,20 @@ fn what_was_given_up_comes_back_step_by_step_and_stays() {
         world.run(Duration::from_secs(300));
         let way: Vec<Fidelity> = world.steps.iter().map(|(_, step)| step.to).collect();
         assert_eq!(way, up);
+    }
+}
+
+#[test]
+fn who_becomes_idle_is_not_held_to_what_few_windows_saw() {
+    for (budget, soon) in [("20", 20), ("1", 60)] {
+        for program in [SPAWNER, PING_PONG] {
+            let mut world = World::new(Some(budget.parse().unwrap()), true, &[(1, program)]);
+            world.run(Duration::from_secs(120));
+            assert!(world.fidelity(1) < Fidelity::Full, "{:?}", world.steps);
+            world.processes[0].1 = Program { cpu_ns: 0.0, births: 0.0, parks: 0.0 };
+            world.run(Duration::from_secs(soon));
+            assert_eq!(world.fidelity(1), Fidelity::Full, "at {budget} %: {:?}", world.steps);
+        }
     }
 }
 

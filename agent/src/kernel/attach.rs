@@ -36,12 +36,6 @@ pub struct Attachment {
     links: Vec<(&'static str, UProbeLinkId)>,
 }
 
-impl Attachment {
-    pub(super) fn of(program: &'static str, link: UProbeLinkId) -> Self {
-        Self { links: vec![(program, link)] }
-    }
-}
-
 impl Kernel {
     /// Whether all probes of one binary can be told apart by the way that probes are attached here.
     ///
@@ -93,12 +87,7 @@ impl Kernel {
         Ok(attachment)
     }
 
-    pub(super) fn attach_program(
-        &mut self,
-        name: &'static str,
-        binary: &File,
-        probes: &[&Probe],
-    ) -> Result<UProbeLinkId, String> {
+    fn attach_program(&mut self, name: &'static str, binary: &File, probes: &[&Probe]) -> Result<UProbeLinkId, String> {
         let with_cookie = self.method != Method::PerfPlain;
         let points = probes.iter().map(|probe| UProbeAttachPoint {
             location: UProbeAttachLocation::AbsoluteOffset(probe.offset.0),
@@ -142,14 +131,23 @@ impl Kernel {
     ///
     /// [`KernelError::Unsupported`] where there is no uprobe_multi, else as [`Kernel::attach`].
     pub fn attach_empty(&mut self, binary: &File, name: &str, probes: &[Probe]) -> Result<Attachment, KernelError> {
-        let attach_error = |why: String| KernelError::Attach { path: name.to_owned(), why };
-        let program_name = names::EMPTY_MULTI;
+        self.attach_at_first_use(names::EMPTY_MULTI, binary, name, probes)
+    }
+
+    /// Attaches a program that is not loaded before it is needed.
+    pub(super) fn attach_at_first_use(
+        &mut self,
+        program_name: &'static str,
+        binary: &File,
+        name: &str,
+        probes: &[Probe],
+    ) -> Result<Attachment, KernelError> {
+        let error = |why: String| KernelError::Attach { path: name.to_owned(), why };
         let program: &mut UProbe = program(&mut self.ebpf, program_name)?;
-        // Loaded at its first use only.
         if program.fd().is_err() {
-            program.load().map_err(|error| attach_error(with_sources(&error)))?;
+            program.load().map_err(|why| error(with_sources(&why)))?;
         }
-        let link = self.attach_program(program_name, binary, &probes.iter().collect::<Vec<_>>());
-        Ok(Attachment::of(program_name, link.map_err(attach_error)?))
+        let link = self.attach_program(program_name, binary, &probes.iter().collect::<Vec<_>>()).map_err(error)?;
+        Ok(Attachment { links: vec![(program_name, link)] })
     }
 }

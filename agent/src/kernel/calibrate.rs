@@ -51,6 +51,12 @@ const STORY_PARK: f64 = 0.28;
 const STORY_EXIT: f64 = 0.53;
 
 impl HitCosts {
+    /// So many births, parks and exits.
+    #[must_use]
+    pub fn of(self, births: f64, parks: f64, exits: f64) -> f64 {
+        births * self.birth_ns + parks * self.park_ns + exits * self.exit_ns
+    }
+
     /// A goroutine that gets to run, while a story is told.
     #[must_use]
     pub fn run_ns(self) -> f64 {

@@ -5,53 +5,65 @@ use std::arch::global_asm;
 
 use parkranger_common::probe::Event;
 
-// Each loop takes the number of rounds and an address to read goroutines from, puts the latter where Go has arguments and
-// the current goroutine, and makes its probed instruction once a round.
+/// What comes before the probed instruction: the registers that C has kept, the address to read goroutines from where Go
+/// has arguments and the current goroutine, and the beginning of a round.
 #[cfg(target_arch = "x86_64")]
-macro_rules! rounds {
-    ($name:literal) => {
-        global_asm!(
-            concat!(".globl parkranger_rounds_", $name),
-            concat!(".globl parkranger_probed_", $name),
-            concat!("parkranger_rounds_", $name, ":"),
-            "push rbx",
-            "push r14",
-            "mov rax, rsi",
-            "mov rbx, rsi",
-            "mov rcx, rsi",
-            "mov r14, rsi",
-            "2:",
-            concat!("parkranger_probed_", $name, ":"),
-            "push rbp",
-            "pop rbp",
-            "dec rdi",
-            "jnz 2b",
-            "pop r14",
-            "pop rbx",
-            "ret",
-        );
+macro_rules! before {
+    () => {
+        "push rbx
+         push r14
+         mov rax, rsi
+         mov rbx, rsi
+         mov rcx, rsi
+         mov r14, rsi
+         2:"
+    };
+}
+/// The probed instruction, and the rest.
+#[cfg(target_arch = "x86_64")]
+macro_rules! from_there {
+    () => {
+        "push rbp
+         pop rbp
+         dec rdi
+         jnz 2b
+         pop r14
+         pop rbx
+         ret"
     };
 }
 #[cfg(target_arch = "aarch64")]
+macro_rules! before {
+    () => {
+        "stp x28, x30, [sp, #-16]!
+         mov x9, x0
+         mov x28, x1
+         mov x0, x1
+         mov x2, x1
+         2:
+         subs x9, x9, #1"
+    };
+}
+#[cfg(target_arch = "aarch64")]
+macro_rules! from_there {
+    () => {
+        "b.ls 3f
+         b 2b
+         3:
+         ldp x28, x30, [sp], #16
+         ret"
+    };
+}
+/// A loop that takes the number of rounds and the address of what stands for a goroutine.
 macro_rules! rounds {
     ($name:literal) => {
         global_asm!(
             concat!(".globl parkranger_rounds_", $name),
             concat!(".globl parkranger_probed_", $name),
             concat!("parkranger_rounds_", $name, ":"),
-            "stp x28, x30, [sp, #-16]!",
-            "mov x9, x0",
-            "mov x28, x1",
-            "mov x0, x1",
-            "mov x2, x1",
-            "2:",
-            "subs x9, x9, #1",
+            before!(),
             concat!("parkranger_probed_", $name, ":"),
-            "b.ls 3f",
-            "b 2b",
-            "3:",
-            "ldp x28, x30, [sp], #16",
-            "ret",
+            from_there!(),
         );
     };
 }

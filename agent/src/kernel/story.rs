@@ -5,7 +5,6 @@ use std::{fs::File, os::fd::AsFd as _};
 use aya::{
     Pod,
     maps::{HashMap, Map},
-    programs::UProbe,
 };
 use parkranger_common::{
     counts::ProcessId,
@@ -18,7 +17,7 @@ use super::{
     Attachment, Kernel, KernelError, Method,
     attach::Probe,
     batch,
-    load::{program, with_sources},
+    load::with_sources,
     read::{ignore_missing, missing, of_bytes, read_error},
 };
 
@@ -51,14 +50,7 @@ impl Kernel {
             Method::PerfCookie => names::STORY_SINGLE,
             Method::PerfPlain => return Err(error("a story needs attach cookies (kernel 5.15)".into())),
         };
-        let loaded: &mut UProbe = program(&mut self.ebpf, story)?;
-        // At its first use only.
-        if loaded.fd().is_err() {
-            loaded.load().map_err(|why| error(with_sources(&why)))?;
-        }
-        let probes: Vec<&Probe> = probes.iter().collect();
-        let link = self.attach_program(story, binary, &probes).map_err(error)?;
-        Ok(Attachment::of(story, link))
+        self.attach_at_first_use(story, binary, name, probes)
     }
 
     /// The story of a process is told from now on.

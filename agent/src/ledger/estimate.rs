@@ -210,8 +210,7 @@ impl Estimate {
             } += count;
         }
         let used = cpu_ns.saturating_sub(cycle.cpu_ns) as f64;
-        let cost =
-            sums.births as f64 * costs.birth_ns + sums.parks as f64 * costs.park_ns + sums.exits as f64 * costs.exit_ns;
+        let cost = costs.of(sums.births as f64, sums.parks as f64, sums.exits as f64);
         let own = if used > 0.0 { (1.0 - cost / used).clamp(LEAST_OWN_PART, 1.0) } else { 1.0 };
         sums.unwatched = length.mul_f64(own);
         cycle.window = Some(SampleWindow { length, unwatched: sums.unwatched, seen });

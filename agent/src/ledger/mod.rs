@@ -124,8 +124,8 @@ impl ProcessLedger {
     fn count(&mut self, counters: &[(SiteKey, SiteCounts)]) {
         for (key, counts) in counters {
             let tally = self.sites.entry(site(key)).or_default();
-            tally.births += counts.births + counts.window_births;
-            tally.exits += counts.exits + counts.window_exits;
+            tally.births += counts.all_births();
+            tally.exits += counts.all_exits();
         }
     }
 
@@ -291,11 +291,10 @@ fn reason(key: &WaitKey) -> u8 {
 /// What was counted of each of these processes.
 fn by_process(ids: &[ProcessId], counters: &Counters) -> HashMap<ProcessId, Counts> {
     let mut counts: HashMap<ProcessId, Counts> = ids.iter().map(|id| (*id, Counts::new())).collect();
-    let lives = counters.sites.iter().flat_map(|(key, of_site)| {
-        let births = of_site.births + of_site.window_births;
-        let exits = of_site.exits + of_site.window_exits;
-        [(key, What::Birth, births), (key, What::Exit, exits)]
-    });
+    let lives = counters
+        .sites
+        .iter()
+        .flat_map(|(key, of_site)| [(key, What::Birth, of_site.all_births()), (key, What::Exit, of_site.all_exits())]);
     let parks = counters.waits.iter().map(|(key, parks)| (&key.site, What::Park(reason(key)), *parks));
     for (key, what, count) in lives.chain(parks) {
         if let Some(of_process) = counts.get_mut(&key.process) {

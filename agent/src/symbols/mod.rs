@@ -70,6 +70,11 @@ impl Frame {
         Self { function, symbol: None, file, line, inlined }
     }
 
+    /// What its names and its file take of memory, at most.
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.function.len() + self.symbol().len() + self.file.len()
+    }
+
     /// The name in the symbol table.
     #[must_use]
     pub fn symbol(&self) -> &str {
@@ -166,8 +171,7 @@ impl Symbolizer {
             return Ok(frames);
         }
         let frames: Arc<[Frame]> = self.look_up(pc)?.into();
-        let text: usize =
-            frames.iter().map(|frame| frame.function.len() + frame.symbol().len() + frame.file.len()).sum();
+        let text: usize = frames.iter().map(Frame::text_bytes).sum();
         if text > MAX_TEXT_BYTES {
             return Err(BinaryError::malformed("names of functions", pc.0).into());
         }

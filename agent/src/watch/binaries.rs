@@ -96,7 +96,7 @@ pub struct SiteNames {
 impl SiteNames {
     /// About what it takes of memory, in bytes.
     fn weight(&self) -> usize {
-        let text = |frame: &Option<Frame>| frame.as_ref().map_or(0, |frame| frame.function.len() + frame.file.len());
+        let text = |frame: &Option<Frame>| frame.as_ref().map_or(0, Frame::text_bytes);
         size_of::<Self>() + text(&self.created_by) + text(&self.start)
     }
 }

@@ -127,6 +127,12 @@ impl Finder {
         }
     }
 
+    /// The same of a process that has only just begun its program.
+    fn look_at_new(&mut self, pid: u32) -> Result<(Identity, Option<Found>), HostError> {
+        let identity = self.proc.identity(pid)?;
+        Ok((identity, self.look_at(identity, Age::New)?))
+    }
+
     fn refuse(&mut self, identity: Identity, exe: PathBuf, why: Refusal) {
         let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
         let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
@@ -188,12 +194,7 @@ impl Watch {
         if matches!(self.finder.target, Target::Pids(_)) {
             return Ok(());
         }
-        let looked = self
-            .finder
-            .proc
-            .identity(pid)
-            .and_then(|identity| Ok((identity, self.finder.look_at(identity, Age::New)?)));
-        match looked {
+        match self.finder.look_at_new(pid) {
             Ok((identity, Some(found))) => self.begin(found.file, &[(identity, found)]),
             Ok((_, None)) => Ok(()),
             Err(error) => {
@@ -283,12 +284,7 @@ impl Watch {
         if self.processes.contains_key(&id) {
             return Ok(());
         }
-        let looked = self
-            .finder
-            .proc
-            .identity(id.tgid())
-            .and_then(|identity| Ok((identity, self.finder.look_at(identity, Age::New)?)));
-        match looked {
+        match self.finder.look_at_new(id.tgid()) {
             Ok((identity, Some(found))) => {
                 let Some(binary) = self.finder.binaries.get(found.file) else { return Ok(()) };
                 if let Ok(bias) = found.bias(&self.finder.proc, id.tgid(), &binary) {

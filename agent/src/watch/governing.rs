@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parkranger_common::counts::{ProcessId, SiteCounts, Unattributed};
+use parkranger_common::counts::{ProcessId, Unattributed};
 use tracing::{info, warn};
 
 use super::{Watch, WatchError, probes::Sample};
@@ -282,10 +282,9 @@ impl Watch {
 fn hits(counters: &Counters) -> HashMap<ProcessId, Hits> {
     let mut hits: HashMap<ProcessId, Hits> = HashMap::new();
     for (key, counts) in &counters.sites {
-        let SiteCounts { births, exits, window_births, window_exits } = *counts;
         let of_process = hits.entry(key.process).or_default();
-        of_process.births += births + window_births;
-        of_process.exits += exits + window_exits;
+        of_process.births += counts.all_births();
+        of_process.exits += counts.all_exits();
     }
     for (key, parks) in &counters.waits {
         hits.entry(key.site.process).or_default().parks += parks;

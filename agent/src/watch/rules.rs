@@ -99,15 +99,7 @@ impl Candidate<'_> {
     fn has_cgroup(&self, patterns: &[Pattern]) -> Result<bool, HostError> {
         let cgroup = self.proc.cgroup(self.pid)?;
         let mut paths = cgroup.paths();
-        Ok(paths.any(|path| {
-            patterns.iter().any(|pattern| {
-                if pattern.is_path() {
-                    pattern.0.is_match(path)
-                } else {
-                    path.split('/').any(|name| pattern.0.is_match(name))
-                }
-            })
-        }))
+        Ok(paths.any(|path| patterns.iter().any(|pattern| pattern.matches(path, path.split('/')))))
     }
 
     fn has_user(&self, users: &[User]) -> Result<bool, HostError> {
@@ -136,13 +128,7 @@ fn any_exe(patterns: &[Pattern], exe: &Path) -> bool {
     // The kernel marks a file that was replaced or removed.
     let path = exe.to_string_lossy();
     let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(&path));
-    patterns.iter().any(|pattern| {
-        if pattern.is_path() {
-            pattern.0.is_match(path)
-        } else {
-            path.file_name().is_some_and(|name| pattern.0.is_match(name))
-        }
-    })
+    patterns.iter().any(|pattern| pattern.matches(path, path.file_name().into_iter()))
 }
 
 impl Pattern {
@@ -150,8 +136,9 @@ impl Pattern {
         self.0.glob().glob()
     }
 
-    fn is_path(&self) -> bool {
-        self.text().contains('/')
+    /// Whether it matches a path or, if it has no slash, one of these names on it.
+    fn matches(&self, path: impl AsRef<Path>, mut names: impl Iterator<Item: AsRef<Path>>) -> bool {
+        if self.text().contains('/') { self.0.is_match(path) } else { names.any(|name| self.0.is_match(name)) }
     }
 }
 
