@@ -133,7 +133,10 @@ impl Fixture {
     pub fn private_copy(&self) -> Result<(tempfile::TempDir, PathBuf)> {
         let directory = tempfile::tempdir_in(fixtures()?)?;
         let copy = directory.path().join("program");
-        fs::copy(&self.path, &copy)?;
+        // Not written by this process: a child that another test starts meanwhile would inherit the open file, and nobody
+        // can run a file that is open for writing.
+        let status = Command::new("cp").arg(&self.path).arg(&copy).status().context("starting cp")?;
+        ensure!(status.success(), "cp {} {}: {status}", self.path.display(), copy.display());
         Ok((directory, copy))
     }
 }

@@ -15,7 +15,7 @@ use parkranger_tests::skip::agent;
 use parkranger_tests::target::Target;
 use serde::Deserialize;
 
-on_these_go!(agent: [(go_1_27, 27)] parks_are_sampled, births_are_sampled, births_are_left_to_censuses_and_come_back, what_is_chosen_stays, idle_is_full, a_request_changes_it);
+on_these_go!(agent: [(go_1_27, 27)] parks_are_sampled, births_are_sampled, births_are_left_to_censuses_and_come_back, what_is_chosen_stays, idle_is_full, a_request_changes_it, agents_begun_together_know_what_a_hit_costs);
 
 /// What `stop` answers; see `programs/load/main.go`.
 #[derive(Deserialize)]
@@ -206,5 +206,39 @@ fn a_request_changes_it(go: &Toolchain) -> Result<()> {
     }
     ensure!(change(&daemon, "budget", AUTHORIZED)? == 204, "back to the budget");
     ensure!(daemon.stop()?.success(), "the second daemon");
+    Ok(())
+}
+
+/// Each measures it on itself, and all of them run the same executable.
+fn agents_begun_together_know_what_a_hit_costs(go: &Toolchain) -> Result<()> {
+    let (_directory, path) = load(go)?;
+    let target = Target::start(&path)?;
+    let costs = |top: Top| -> Result<Vec<f64>> {
+        let (_, heard) = top.finish_heard()?;
+        let line = heard.lines().find_map(|line| line.split_once("counting costs ")).context("it did not say")?.1;
+        let costs: Vec<f64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+        ensure!(costs.len() == 3, "{line}");
+        Ok(costs)
+    };
+    let pid = target.pid();
+    let begin = move || {
+        let mut top = Top::start_with(pid, &["-v"])?;
+        // Long enough for it to be measured.
+        for _ in 0..5 {
+            top.wait_until("going on", |_| true)?;
+        }
+        anyhow::Ok(top)
+    };
+    let least = costs(begin()?)?.into_iter().fold(f64::MAX, f64::min) / 4.0;
+    for round in 0..4 {
+        let tops: Vec<Top> = std::thread::scope(|scope| {
+            let began: Vec<_> = (0..6).map(|_| scope.spawn(begin)).collect();
+            began.into_iter().map(|top| top.join().expect("no panic")).collect::<Result<_>>()
+        })?;
+        for top in tops {
+            let costs = costs(top)?;
+            ensure!(costs.iter().all(|cost| *cost >= least), "round {round}: {costs:?} ns where one takes {least}");
+        }
+    }
     Ok(())
 }

@@ -79,10 +79,6 @@ fn attaching(exercise: &mut Exercise, method: &str) -> Result<()> {
         std::thread::sleep(delay);
         agent.kill()?;
         agent.wait()?;
-        // Killed while the kernel puts breakpoints in, it can leave one; the next agent takes it along.
-        if wait_until_clean(pid, Duration::from_secs(2)).is_err() {
-            Top::start_with(pid, &["--attach", method])?.finish()?;
-        }
         unharmed(exercise).with_context(|| format!("killed after {delay:?} of {whole:?}"))?;
     }
     Ok(())

@@ -71,8 +71,8 @@ pub struct Account {
     last_cost: f64,
     /// Whether the averages and the credit are of what is recorded now: the first reading after a step makes them so.
     known: bool,
-    /// Rates of the last windows since the last step, each with the CPU time the process used then, in ns per second.
-    windows: VecDeque<(Rates, f64)>,
+    /// What the last windows since the last step saw.
+    windows: VecDeque<Seen>,
     /// Time from one window to the next, where there are some.
     every: Duration,
 }
@@ -136,39 +136,34 @@ impl Account {
 
     /// Takes what a window saw while `fidelity` was recorded.
     pub(super) fn sampled(&mut self, seen: &Seen, fidelity: Fidelity) {
-        if seen.unwatched.is_zero() {
+        if seen.length.is_zero() {
             return;
         }
-        let rate = |events: u64| events as f64 / seen.unwatched.as_secs_f64();
         if self.windows.len() >= WINDOWS {
             self.windows.pop_front();
         }
-        let rates = Rates { births: rate(seen.births), parks: rate(seen.parks), exits: rate(seen.exits) };
-        self.windows.push_back((rates, self.own()));
+        self.windows.push_back(*seen);
         self.reckon_windows(fidelity);
     }
 
-    /// Rates by what the last windows saw, the dearest of them. What a busy process did it cannot do with less CPU time: one
-    /// that has become idle since is not held to it for as long as its few windows last.
+    /// Rates by what the last windows saw, the dearest of them, for the CPU time the process uses by now: one that has become
+    /// idle since is not held to what it did when it was busy.
     fn reckon_windows(&mut self, fidelity: Fidelity) {
         if self.windows.is_empty() {
             return;
         }
-        let own = self.own().max(own_part(self.last_cpu, self.last_cost));
-        let most = |rate: fn(&Rates) -> f64| {
-            let now = |(rates, then): &(Rates, f64)| if own < *then { rate(rates) * own / then } else { rate(rates) };
-            self.windows.iter().map(now).fold(0.0, f64::max)
+        const SECOND: Duration = Duration::from_secs(1);
+        let own_ns = own_part(self.cpu, self.cost).max(own_part(self.last_cpu, self.last_cost));
+        let most = |events: fn(&Seen) -> u64| {
+            let rate = |seen: &Seen| events(seen) as f64 * seen.stands_for(own_ns, SECOND);
+            self.windows.iter().map(rate).fold(0.0, f64::max)
         };
-        let rates = Rates { births: most(|r| r.births), parks: most(|r| r.parks), exits: most(|r| r.exits) };
+        let rates =
+            Rates { births: most(|seen| seen.births), parks: most(|seen| seen.parks), exits: most(|seen| seen.exits) };
         // Births and exits that are all counted are known better. These are the last rates, too.
         for known in [&mut self.rates, &mut self.last_rates] {
             *known = if fidelity < Fidelity::Lifecycle { rates } else { Rates { parks: rates.parks, ..*known } };
         }
-    }
-
-    /// What the process used itself lately, in ns per second.
-    fn own(&self) -> f64 {
-        own_part(self.cpu, self.cost)
     }
 
     pub(super) fn is_of(&self, binary: FileId) -> bool {

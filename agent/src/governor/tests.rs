@@ -97,7 +97,9 @@ impl World {
                 *spent += cost;
                 if window > 0.0 {
                     let (births, parks) = (births as u64, parks as u64);
-                    let seen = Seen { births, parks, exits: births, unwatched: SAMPLE };
+                    let used_ns = (program.cpu_ns * window + cost) as u64;
+                    let own_part = program.cpu_ns * window / (program.cpu_ns * window + cost);
+                    let seen = Seen { births, parks, exits: births, length: SAMPLE, used_ns, own_part };
                     self.governor.sampled(reading.process, reading.binary, &seen);
                 }
             }

@@ -16,6 +16,7 @@ use super::{
     Kernel, KernelError, Method, Removal,
     load::{program, with_sources},
     removal::Links,
+    unbroken::unbroken,
 };
 use crate::address::FileOffset;
 
@@ -94,8 +95,9 @@ impl Kernel {
             cookie: with_cookie.then_some(probe.word.0),
         });
         let program: &mut UProbe = program(&mut self.ebpf, name).map_err(|error| error.to_string())?;
-        program
-            .attach(points, format!("/proc/self/fd/{}", binary.as_raw_fd()), UProbeScope::AllProcesses)
+        let path = format!("/proc/self/fd/{}", binary.as_raw_fd());
+        unbroken(|| program.attach(points, path, UProbeScope::AllProcesses))
+            .map_err(|why| why.to_string())?
             .map_err(|error| with_sources(&error))
     }
 

@@ -23,6 +23,7 @@ mod removal;
 mod rounds;
 mod sizes;
 pub mod story;
+mod unbroken;
 
 pub use attach::Attachment;
 pub use calibrate::HitCosts;

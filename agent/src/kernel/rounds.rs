@@ -90,12 +90,25 @@ pub(super) const LOOPS: [(Event, Rounds); 3] = [
     (Event::Exit, parkranger_rounds_exit),
 ];
 
-/// Where the probed instruction of an event's loop is in the agent's memory.
-pub(super) fn probed(event: Event) -> u64 {
-    let instruction = match event {
+/// The first bytes of code from an instruction on: a breakpoint is seen in them.
+pub(super) type Code = [u8; 4];
+
+fn instruction(event: Event) -> *const u8 {
+    match event {
         Event::Birth => &raw const parkranger_probed_birth,
         Event::Park | Event::Run => &raw const parkranger_probed_park,
         Event::Exit => &raw const parkranger_probed_exit,
-    };
-    instruction.addr() as u64
+    }
+}
+
+/// Where the probed instruction of an event's loop is in the agent's memory.
+pub(super) fn probed(event: Event) -> u64 {
+    instruction(event).addr() as u64
+}
+
+/// The code there as it is now.
+pub(super) fn code(event: Event) -> Code {
+    // SAFETY: the loop goes on for longer than that, and is always mapped to be read; it may change at any time, which is
+    // what a volatile read is for.
+    unsafe { instruction(event).cast::<Code>().read_volatile() }
 }

@@ -13,8 +13,9 @@
 //! The kernel goes on to count while probes are placed and taken off around a window. Those events are in its totals and
 //! would be counted twice: per cycle, the estimate takes the place of whatever was counted in it.
 //!
-//! Counting slows the process down while it lasts. A window stands for the time in which the process would have done the
-//! same unwatched: its length without the part of the CPU time that counting took.
+//! What a process does goes with the CPU time it uses for it. So a window stands for as many times its own CPU time, that
+//! is without the part that counting took, as the process used until the next one. That holds for one that counting slows
+//! down and for one that waits for others alike, and where the machine has no CPU left for it during the window.
 
 use std::{
     collections::HashMap,
@@ -39,7 +40,7 @@ pub enum What {
 pub type Counts = HashMap<(Site, What), u64>;
 
 /// What a window saw of a process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seen {
     /// Goroutines created.
     pub births: u64,
@@ -47,8 +48,22 @@ pub struct Seen {
     pub parks: u64,
     /// Goroutines ended.
     pub exits: u64,
-    /// How long the window would have been if nothing had been counted.
-    pub unwatched: Duration,
+    /// How long the window was.
+    pub length: Duration,
+    /// CPU time the process used in it, in ns.
+    pub used_ns: u64,
+    /// The part of that which was not for counting: 1 where nothing was used.
+    pub own_part: f64,
+}
+
+impl Seen {
+    /// What one event that was seen stands for if the process uses `own_ns` of CPU time during `time`, counting excepted.
+    #[must_use]
+    pub fn stands_for(&self, own_ns: f64, time: Duration) -> f64 {
+        let by_time = time.as_secs_f64() / self.length.as_secs_f64();
+        let by_use = own_ns / (self.used_ns as f64 * self.own_part);
+        if by_use.is_finite() { by_use.min(by_time / self.own_part * MOST_UNUSUAL) } else { by_time }
+    }
 }
 
 /// Which events are counted.
@@ -130,7 +145,7 @@ impl Gap {
 struct Cycle {
     began: Instant,
     at_begin: Counts,
-    /// CPU time of the process when it began, in ns.
+    /// CPU time of the process when it began, then when the window ended, in ns.
     cpu_ns: u64,
     window: Option<SampleWindow>,
 }
@@ -138,24 +153,35 @@ struct Cycle {
 /// A window that is over.
 #[derive(Clone, Debug)]
 struct SampleWindow {
-    length: Duration,
-    unwatched: Duration,
+    sums: Seen,
     seen: Counts,
+    /// How many times as much as in the window was done since, as far as the process's CPU time was read.
+    times: f64,
 }
 
 /// A process's own part of its CPU time is not taken to be less: what counting costs is known on the average only.
 const LEAST_OWN_PART: f64 = 0.1;
+/// A window stands for at most so many times what it would if the process had used CPU time as evenly as it could: where it
+/// saw next to nothing, that is not to stand for everything.
+const MOST_UNUSUAL: f64 = 4.0;
 
 impl Cycle {
-    /// What is to be added to a count of `now` for its estimate.
-    fn excess(&self, key: &(Site, What), count: u64, now: Instant) -> f64 {
+    /// What is to be added to a count for its estimate.
+    fn excess(&self, key: &(Site, What), count: u64) -> f64 {
         let Some(window) = &self.window else { return 0.0 };
         let began = self.at_begin.get(key).copied().unwrap_or_default();
-        let after = now.saturating_duration_since(self.began).saturating_sub(window.length);
-        let cycles = 1.0 + after.as_secs_f64() / window.unwatched.as_secs_f64();
-        let estimate = window.seen.get(key).copied().unwrap_or_default() as f64 * cycles;
+        let estimate = window.seen.get(key).copied().unwrap_or_default() as f64 * (1.0 + window.times);
         // Never less than was counted: what is shown only grows.
         (estimate - count.saturating_sub(began) as f64).max(0.0)
+    }
+
+    /// The process had used `cpu_ns` at `now`.
+    fn used(&mut self, cpu_ns: u64, now: Instant) {
+        if let Some(window) = &mut self.window {
+            let after = now.saturating_duration_since(self.began).saturating_sub(window.sums.length);
+            let used = cpu_ns.saturating_sub(self.cpu_ns) as f64;
+            window.times = window.times.max(window.sums.stands_for(used, after));
+        }
     }
 }
 
@@ -185,8 +211,16 @@ impl Estimate {
     /// A window begins: what is in `counts` is counted, and these are the counts until now. `cpu_ns`: CPU time of the
     /// process.
     pub fn begin(&mut self, counts: Counts, cpu_ns: u64, now: Instant) {
+        self.used(cpu_ns, now);
         self.finish(&counts, now);
         self.cycle = Some(Cycle { began: now, at_begin: counts, cpu_ns, window: None });
+    }
+
+    /// CPU time of the process so far.
+    pub fn used(&mut self, cpu_ns: u64, now: Instant) {
+        if let Some(cycle) = &mut self.cycle {
+            cycle.used(cpu_ns, now);
+        }
     }
 
     /// The window ends. `costs`: what it took to count.
@@ -209,25 +243,27 @@ impl Estimate {
                 What::Park(_) => &mut sums.parks,
             } += count;
         }
-        let used = cpu_ns.saturating_sub(cycle.cpu_ns) as f64;
+        sums.length = length;
+        sums.used_ns = cpu_ns.saturating_sub(cycle.cpu_ns);
         let cost = costs.of(sums.births as f64, sums.parks as f64, sums.exits as f64);
-        let own = if used > 0.0 { (1.0 - cost / used).clamp(LEAST_OWN_PART, 1.0) } else { 1.0 };
-        sums.unwatched = length.mul_f64(own);
-        cycle.window = Some(SampleWindow { length, unwatched: sums.unwatched, seen });
+        let own = 1.0 - cost / sums.used_ns as f64;
+        sums.own_part = if sums.used_ns > 0 { own.clamp(LEAST_OWN_PART, 1.0) } else { 1.0 };
+        cycle.cpu_ns = cpu_ns;
+        cycle.window = Some(SampleWindow { sums, seen, times: 0.0 });
         Some(sums)
     }
 
     fn finish(&mut self, counts: &Counts, now: Instant) {
         let Some(cycle) = self.cycle.take() else { return };
         for (key, count) in counts {
-            let excess = cycle.excess(key, *count, now);
+            let excess = cycle.excess(key, *count);
             if excess > 0.0 {
                 *self.excess.entry(*key).or_default() += excess;
             }
         }
         if let Some(window) = cycle.window {
             self.sampled += now.saturating_duration_since(cycle.began);
-            self.in_windows += window.length;
+            self.in_windows += window.sums.length;
         }
     }
 
@@ -236,8 +272,8 @@ impl Estimate {
     pub fn missing(&self, now: Instant) -> Missing {
         let (mut sampled, mut in_windows) = (self.sampled, self.in_windows);
         if let Some(Cycle { began, window: Some(window), .. }) = &self.cycle {
-            sampled += now.saturating_duration_since(*began).max(window.length);
-            in_windows += window.length;
+            sampled += now.saturating_duration_since(*began).max(window.sums.length);
+            in_windows += window.sums.length;
         }
         Missing {
             lives_for: self.lives.until(now),
@@ -256,19 +292,19 @@ impl Estimate {
         for (site, tally) in &mut process.sites {
             let live = tally.live();
             for (reason, count) in &mut tally.waits {
-                *count = self.estimated((*site, What::Park(*reason)), *count, now);
+                *count = self.estimated((*site, What::Park(*reason)), *count);
             }
-            tally.births = self.estimated((*site, What::Birth), tally.births, now);
-            tally.exits = self.estimated((*site, What::Exit), tally.exits, now);
+            tally.births = self.estimated((*site, What::Birth), tally.births);
+            tally.exits = self.estimated((*site, What::Exit), tally.exits);
             // What was born and ended unseen changes nothing about those alive, which a census counted.
             tally.baseline = tally.baseline.wrapping_add(live.wrapping_sub(tally.live()));
         }
     }
 
     /// The estimate for what was counted `count` times.
-    fn estimated(&self, key: (Site, What), count: u64, now: Instant) -> u64 {
+    fn estimated(&self, key: (Site, What), count: u64) -> u64 {
         let before = self.excess.get(&key).copied().unwrap_or_default();
-        let excess = before + self.cycle.as_ref().map_or(0.0, |cycle| cycle.excess(&key, count, now));
+        let excess = before + self.cycle.as_ref().map_or(0.0, |cycle| cycle.excess(&key, count));
         // Not below 0 and far from 2^53.
         (count as f64 + excess).round().max(0.0) as u64
     }
@@ -289,8 +325,8 @@ mod tests {
         HashMap::from([((SITE, What::Park(REASON)), parks)])
     }
 
-    fn seen(parks: u64, unwatched_ms: u64) -> Option<Seen> {
-        Some(Seen { parks, unwatched: Duration::from_millis(unwatched_ms), ..Seen::default() })
+    fn seen(parks: u64, used_ns: u64, own_part: f64) -> Option<Seen> {
+        Some(Seen { parks, length: Duration::from_millis(20), used_ns, own_part, ..Seen::default() })
     }
 
     fn shown(estimate: &Estimate, parks: u64, now: Instant) -> (u64, Missing) {
@@ -307,8 +343,9 @@ mod tests {
         let mut estimate = Estimate::default();
         // 1000 were all counted; then 20 ms of a steady 10 per ms are, and 30 more while the probe comes and goes.
         estimate.begin(counts(1000), 0, at(0));
-        assert_eq!(estimate.close(&counts(1200), 0, FREE, at(20)), seen(200, 20));
+        assert_eq!(estimate.close(&counts(1200), 0, FREE, at(20)), seen(200, 0, 1.0));
         assert_eq!(shown(&estimate, 1200, at(20)).0, 1200);
+        estimate.used(0, at(500));
         assert_eq!(shown(&estimate, 1230, at(500)).0, 6000);
         estimate.begin(counts(1230), 0, at(1000));
         assert_eq!(shown(&estimate, 1230, at(1000)).0, 11_000);
@@ -321,19 +358,44 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_counting_slowed_down_stands_for_less_time() {
+    fn a_window_stands_for_the_cpu_time_used_until_the_next() {
+        const MS: u64 = 1_000_000;
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        // Of what 20 000 parks needed in a window of 20 ms, counting took 15 ms.
+        let costs = HitCosts { park_ns: 750.0, ..FREE };
+        for (used_in_window, used_after, parks) in [
+            // Slowed down by counting, it does four times as much without.
+            (20, 1000, 20_000 * (1 + 200)),
+            // It got half a CPU while it was counted.
+            (17, 1000, 20_000 * (1 + 500)),
+            // It had nothing more to do.
+            (20, 0, 20_000),
+            // Its work comes from others: no slower in the window than after.
+            (20, 250, 20_000 * (1 + 50)),
+        ] {
+            let mut estimate = Estimate::default();
+            estimate.begin(counts(0), 5 * MS, at(0));
+            estimate.close(&counts(20_000), (5 + used_in_window) * MS, costs, at(20));
+            for part in 1..=4 {
+                estimate.used((5 + used_in_window + used_after * part / 4) * MS, at(20 + 250 * part));
+            }
+            assert_eq!(shown(&estimate, 20_000, at(1020)).0, parks, "{used_in_window} {used_after}");
+        }
+    }
+
+    #[test]
+    fn what_a_window_stands_for_is_bounded_and_only_grows() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut estimate = Estimate::default();
-        estimate.begin(counts(0), 5_000_000, at(0));
-        // Of 20 ms of CPU time, counting 20 000 parks took 15.
-        let costs = HitCosts { park_ns: 750.0, ..FREE };
-        assert_eq!(estimate.close(&counts(20_000), 25_000_000, costs, at(20)), seen(20_000, 5));
-        assert_eq!(shown(&estimate, 20_000, at(1020)).0, 20_000 + 1000 * 4000);
-        let mut cheap = Estimate::default();
-        cheap.begin(counts(0), 0, at(0));
+        estimate.begin(counts(0), 0, at(0));
         let dear = HitCosts { park_ns: 1e9, ..FREE };
-        assert_eq!(cheap.close(&counts(9), 1, dear, at(20)), seen(9, 2), "bounded");
+        assert_eq!(estimate.close(&counts(9), 10, dear, at(20)), seen(9, 10, 0.1), "one's own part");
+        estimate.used(2_000_000_000, at(1020));
+        assert_eq!(shown(&estimate, 9, at(1020)).0, 9 + 9 * 50 * 10 * 4, "as rare as it may have been");
+        estimate.used(0, at(1020));
+        assert_eq!(shown(&estimate, 9, at(1020)).0, 9 + 9 * 50 * 10 * 4);
     }
 
     #[test]
@@ -343,6 +405,7 @@ mod tests {
         let mut estimate = Estimate::default();
         estimate.begin(counts(0), 0, at(0));
         estimate.close(&counts(10), 0, FREE, at(10));
+        estimate.used(0, at(1000));
         estimate.record(Recording { lives: Counted::All, parks: Counted::All }, &counts(12), at(1000));
         assert_eq!(shown(&estimate, 12 + 5, at(5000)).0, 1005);
         assert_eq!(estimate.missing(at(5000)).parks_for, Duration::ZERO);
@@ -372,6 +435,7 @@ mod tests {
         estimate.begin(lives(50, 40), 0, at(0));
         let window = estimate.close(&lives(70, 58), 0, FREE, at(20));
         assert_eq!(window.map(|seen| (seen.births, seen.exits)), Some((20, 18)));
+        estimate.used(0, at(1000));
         // A census found 7.
         let tally = Tally { births: 70, exits: 58, baseline: -5, ..Tally::default() };
         let mut process = ProcessLedger { sites: BTreeMap::from([(SITE, tally)]), ..ProcessLedger::default() };

@@ -216,6 +216,15 @@ impl Ledger {
         }
     }
 
+    /// CPU time of processes so far, in ns: it tells what windows stand for.
+    pub fn used(&mut self, used: &[(ProcessId, u64)], now: Instant) {
+        for (id, cpu_ns) in used {
+            if let Some(estimate) = self.estimates.get_mut(id) {
+                estimate.used(*cpu_ns, now);
+            }
+        }
+    }
+
     /// That time is over, and counting took `costs`. What it saw of each process.
     pub fn close_window(
         &mut self,

@@ -127,13 +127,12 @@ impl Watch {
 
     /// Reads what processes used and what was counted of them, and asks the governor.
     fn read_and_decide(&mut self, now: Instant) -> Result<Vec<Step>, WatchError> {
-        let mut used = Vec::new();
-        for (id, process) in self.processes.iter().filter(|(_, process)| !process.has_ended()) {
-            used.extend(cpu_time_ns(process.identity.pid).map(|cpu_ns| (*id, process.file, cpu_ns)));
-        }
-        let before = std::mem::take(&mut self.governing.last);
-        self.governing.last = used.iter().map(|(id, _, cpu_ns)| (*id, *cpu_ns)).collect();
-        let busy = used.iter().any(|(id, _, cpu_ns)| {
+        let living = self.processes.iter().filter(|(_, process)| !process.has_ended());
+        let used: Vec<(ProcessId, u64)> =
+            living.filter_map(|(id, process)| Some((*id, cpu_time_ns(process.identity.pid)?))).collect();
+        self.ledger.used(&used, now);
+        let before = std::mem::replace(&mut self.governing.last, used.iter().copied().collect());
+        let busy = used.iter().any(|(id, cpu_ns)| {
             let used = before.get(id).map_or(u64::MAX, |before| cpu_ns.saturating_sub(*before));
             u128::from(used) > TICK.as_nanos() / u128::from(IDLE_PART)
         });
@@ -147,11 +146,9 @@ impl Watch {
         let hits = hits(&self.kernel.counters()?);
         let readings: Vec<Reading> = used
             .into_iter()
-            .map(|(process, binary, cpu_ns)| Reading {
-                process,
-                binary,
-                cpu_ns,
-                hits: hits.get(&process).copied().unwrap_or_default(),
+            .filter_map(|(process, cpu_ns)| {
+                let binary = self.processes.get(&process)?.file;
+                Some(Reading { process, binary, cpu_ns, hits: hits.get(&process).copied().unwrap_or_default() })
             })
             .collect();
         Ok(self.governing.governor.observe(&readings, now))
@@ -185,6 +182,7 @@ impl Watch {
         let first_window = probes.sample == Sample::Since(now);
         let ids: Vec<ProcessId> = self.living(step.binary).collect();
         let counters = if sampled { self.kernel.counters()? } else { Counters::default() };
+        self.ledger.used(&self.used_by(step.binary), Instant::now());
         self.ledger.record(&ids, recording, &counters, Instant::now());
         if first_window {
             let used = self.used_by(step.binary);
