@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report, toolchain};
 use parkranger_tests::daemon::Daemon;
+use parkranger_tests::executable;
 use parkranger_tests::go::{Program, Variant};
 use parkranger_tests::skip;
 
@@ -47,7 +48,7 @@ fn measure(program: &Path, processes: usize, quick: bool) -> Result<(f64, f64)> 
     let binaries: Vec<PathBuf> = (0..BINARIES)
         .map(|number| {
             let path = folder.path().join(format!("service-{number}"));
-            std::fs::copy(program, &path)?;
+            executable::copy(program, &path)?;
             Ok(path)
         })
         .collect::<Result<_>>()?;

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::executable;
 use crate::skip::{self, Missing};
 
 /// A Go toolchain.
@@ -133,10 +134,7 @@ impl Fixture {
     pub fn private_copy(&self) -> Result<(tempfile::TempDir, PathBuf)> {
         let directory = tempfile::tempdir_in(fixtures()?)?;
         let copy = directory.path().join("program");
-        // Not written by this process: a child that another test starts meanwhile would inherit the open file, and nobody
-        // can run a file that is open for writing.
-        let status = Command::new("cp").arg(&self.path).arg(&copy).status().context("starting cp")?;
-        ensure!(status.success(), "cp {} {}: {status}", self.path.display(), copy.display());
+        executable::copy(&self.path, &copy)?;
         Ok((directory, copy))
     }
 }

@@ -27,6 +27,7 @@ pub mod compare;
 pub mod crowd;
 pub mod daemon;
 pub mod elf;
+pub mod executable;
 pub mod go;
 pub mod http;
 pub mod kernel_count;

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use parkranger_tests::crowd::{Crowd, Spinning, dumped, goroutines, same_dumps, spinning};
+use parkranger_tests::executable;
 use parkranger_tests::go::{Program, Toolchain, Variant, with_go};
 use parkranger_tests::on_every_go;
 use parkranger_tests::skip::{agent, time_namespaces};
@@ -182,7 +183,7 @@ fn rename_function(program: &Path, name: &[u8], by: &[u8]) -> Result<()> {
     for place in places {
         bytes[place..place + name.len()].copy_from_slice(by);
     }
-    Ok(std::fs::write(program, bytes)?)
+    executable::write(&bytes, program)
 }
 
 /// A goroutine that runs has the stack that its thread was seen with, from the function it began with on.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use parkranger_tests::agent::{Output, binary, run_once, run_to_end};
+use parkranger_tests::executable;
 use parkranger_tests::go::{Program, Toolchain, Variant, with_go};
 use parkranger_tests::skip::{agent, run};
 use parkranger_tests::target::Exercise;
@@ -67,7 +68,7 @@ fn not_root() {
         let directory = tempfile::tempdir()?;
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
         let copy = directory.path().join("parkranger");
-        std::fs::copy(binary()?, &copy)?;
+        executable::copy(&binary()?, &copy)?;
         let mut command = Command::new(&copy);
         command.args(["top", "--once", "--json", "--pid", &exercise.pid().to_string()]);
         command.uid(65534).gid(65534).current_dir("/");

@@ -2,11 +2,12 @@
 
 #![allow(missing_docs, reason = "tests")]
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use parkranger_tests::{
     agent::{CheckTarget, check, run_once},
+    executable,
     go::{Program, Toolchain, Variant, with_go},
     skip::agent,
     target::Exercise,
@@ -22,9 +23,7 @@ fn posing(go: &Toolchain, version: &str) -> Result<(tempfile::TempDir, PathBuf)>
     for at in places {
         bytes[at..at + version.len()].copy_from_slice(version.as_bytes());
     }
-    fs::remove_file(&path)?;
-    fs::write(&path, bytes)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    executable::write(&bytes, &path)?;
     Ok((directory, path))
 }
 

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use parkranger_tests::agent::{parse, run_once};
 use parkranger_tests::daemon::Daemon;
+use parkranger_tests::executable;
 use parkranger_tests::go::{Program, Toolchain, Variant};
 use parkranger_tests::on_these_go;
 use parkranger_tests::skip::agent;
@@ -36,7 +37,7 @@ fn two_names(go: &Toolchain) -> Result<(tempfile::TempDir, PathBuf, PathBuf)> {
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let (one, two) = (folder.path().join("one"), folder.path().join("two"));
-    fs::copy(go.build(Program::Load, Variant::Plain)?.path, &one)?;
+    executable::copy(&go.build(Program::Load, Variant::Plain)?.path, &one)?;
     fs::hard_link(&one, &two)?;
     Ok((folder, one, two))
 }

@@ -143,11 +143,23 @@ fn run(
         }
         if Instant::now() >= scan_at {
             watch.scan()?;
+            give_back_memory();
             scan_at = Instant::now() + SCAN_EVERY;
         }
         if Instant::now() >= show_at {
             publish.send_replace(Some(Arc::new(watch.snapshot()?)));
             show_at = Instant::now() + interval;
         }
+    }
+}
+
+/// Gives memory that is free to the kernel. GNU's allocator keeps what was needed at the busiest moment, and more the longer it
+/// runs; others give it back by themselves.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code, reason = "no safe way to it")]
+    // SAFETY: malloc_trim(3) may be called at any time by any thread.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
