@@ -74,7 +74,7 @@ fn main() -> Result<()> {
 
 /// A host on which things happen between `round`s.
 fn snapshot(round: u64) -> Snapshot {
-    let processes = (1..=PROCESSES).map(|pid| process(pid, round)).collect();
+    let processes = (1..=PROCESSES).map(|pid| process(pid, round).into()).collect();
     Snapshot { time: SystemTime::now(), processes, refused: 0, losses: BTreeMap::new(), budget: None }
 }
 

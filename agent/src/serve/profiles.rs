@@ -172,7 +172,7 @@ async fn by_site(state: &State, profile: SiteProfile, of: &str, uri: &Uri) -> Re
 }
 
 fn same(snapshot: &Snapshot, id: ProcessId) -> Option<&ProcessSnapshot> {
-    snapshot.processes.iter().find(|process| process.id == id)
+    snapshot.processes.iter().map(|process| &**process).find(|process| process.id == id)
 }
 
 /// The first snapshot that is `between` later than `first`.

@@ -98,6 +98,6 @@ impl State {
 
 /// The process of a pid in a snapshot: the one that lives, else the one that lived last.
 pub(super) fn process(snapshot: &Snapshot, pid: u32) -> Result<&ProcessSnapshot, Problem> {
-    let of_pid = snapshot.processes.iter().filter(|process| process.pid == pid);
+    let of_pid = snapshot.processes.iter().map(|process| &**process).filter(|process| process.pid == pid);
     of_pid.max_by_key(|process| (!process.ended, process.start_time)).ok_or_else(|| Problem::no_process(pid))
 }

@@ -71,9 +71,9 @@ pub fn render(snapshot: &Snapshot, before: Option<&Snapshot>, options: TableOpti
         .filter(|seconds| *seconds > 0.0);
     let earlier: HashMap<ProcessId, &ProcessSnapshot> = before
         .filter(|_| seconds.is_some())
-        .map(|before| before.processes.iter().map(|process| (process.id, process)).collect())
+        .map(|before| before.processes.iter().map(|process| (process.id, &**process)).collect())
         .unwrap_or_default();
-    let mut processes: Vec<&ProcessSnapshot> = snapshot.processes.iter().collect();
+    let mut processes: Vec<&ProcessSnapshot> = snapshot.processes.iter().map(|process| &**process).collect();
     processes.sort_by_key(|process| Reverse(process_key(process, options.sort)));
     let shares = share_lines(&processes, options);
     let mut hidden = 0;

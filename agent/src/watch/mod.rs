@@ -33,6 +33,7 @@ mod window;
 mod worker;
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     fs,
     panic::resume_unwind,
@@ -52,7 +53,7 @@ pub use binaries::{Binaries, Refusal, Watchable};
 pub use finding::Refused;
 pub use rules::{Pattern, Patterns, Rules, User};
 pub use runtimes::Found;
-pub use snapshot::Snapshot;
+pub use snapshot::{ProcessSnapshot, Snapshot};
 pub use target::Target;
 
 use crate::{
@@ -133,6 +134,8 @@ pub(crate) struct Watched {
     pub(crate) ended: Option<Instant>,
     /// Its last counts are in the ledger for good, and in the kernel no longer.
     closed: bool,
+    /// What snapshots show of it from then on.
+    last: OnceCell<Arc<ProcessSnapshot>>,
     /// Memory of its goroutines' stacks, as the last census of a window found it.
     stacks: Option<StackBytes>,
     /// Its memory cannot be read as it should: no baseline, no audits.
@@ -153,6 +156,7 @@ impl Watched {
             bias,
             ended: None,
             closed: false,
+            last: OnceCell::new(),
             stacks: None,
             no_census: false,
             story: None,

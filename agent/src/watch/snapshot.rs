@@ -1,6 +1,6 @@
 //! One moment of the watch with names instead of addresses: what every view and export is made from.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use parkranger_common::{
     counts::ProcessId,
@@ -22,8 +22,8 @@ use crate::{
 pub struct Snapshot {
     /// When.
     pub time: SystemTime,
-    /// By pid.
-    pub processes: Vec<ProcessSnapshot>,
+    /// By pid. One that ended is the same in all snapshots that show it.
+    pub processes: Vec<Arc<ProcessSnapshot>>,
     /// Go processes of the target that cannot be watched.
     pub refused: usize,
     /// Losses that belong to no process, by name; only those that are not 0.
@@ -148,8 +148,11 @@ const FIRST_GOROUTINE: &str = "runtime.main";
 
 impl Watch {
     pub(super) fn take_snapshot(&self, host_losses: &[u64; HostLoss::COUNT]) -> Snapshot {
-        let mut processes: Vec<ProcessSnapshot> =
-            self.processes().map(|(id, process, binary)| self.snapshot_process(id, process, &binary)).collect();
+        let snapshot = |(id, process, binary): (ProcessId, &Watched, Arc<Watchable>)| {
+            let now = || Arc::new(self.snapshot_process(id, process, &binary));
+            if process.closed { Arc::clone(process.last.get_or_init(now)) } else { now() }
+        };
+        let mut processes: Vec<Arc<ProcessSnapshot>> = self.processes().map(snapshot).collect();
         processes.sort_by_key(|process| (process.pid, process.start_time, process.id));
         let losses = HostLoss::ALL
             .iter()

@@ -2,7 +2,7 @@
 //! seen, is every goroutine of theirs counted, and does the agent stay as small as it was?
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::mpsc::{Receiver, Sender, channel},
@@ -85,6 +85,8 @@ fn start(path: &Path, milliseconds: u32) -> Result<Child> {
 
 /// A pid with the time its process was started: thousands of processes later it is another's.
 type Life = (u32, u64);
+/// From the start of a process to its first goroutine, at most.
+const LATE_TICKS: u64 = 20;
 
 /// A process that has ended.
 struct Ended {
@@ -105,9 +107,16 @@ struct Said {
     births: Option<u64>,
 }
 
+impl Run {
+    /// What the agent said of a process. Of one that had gone before the agent could look, it knows when it was first seen.
+    fn said_of(&self, (pid, started): Life) -> Option<&Said> {
+        self.said.range((pid, started)..=(pid, started + LATE_TICKS)).next().map(|(_, said)| said)
+    }
+}
+
 struct Run {
     ended: Vec<Ended>,
-    said: HashMap<Life, Said>,
+    said: BTreeMap<Life, Said>,
     /// The most memory the agent had in each quarter of the time.
     resident: [u64; 4],
     /// Its CPU time, as a part of one CPU.
@@ -118,7 +127,7 @@ struct Run {
 fn churn(daemon: &Daemon, binaries: &[PathBuf], time: Duration) -> Result<Run> {
     let (sender, receiver) = channel();
     let mut random = Random(1);
-    let mut said: HashMap<Life, Said> = HashMap::new();
+    let mut said: BTreeMap<Life, Said> = BTreeMap::new();
     let (mut resident, mut most_at_once, mut started) = ([0; 4], 0, 0u32);
     let (began, cpu) = (Instant::now(), daemon.cpu_seconds()?);
     let mut next_poll = began + POLL;
@@ -172,7 +181,7 @@ fn follow(path: &Path, lifetime: u32, killed_after: Option<u32>, sender: &Sender
 }
 
 /// Asks who is there, and of each who has ended what it did. How many there are.
-fn poll(daemon: &Daemon, said: &mut HashMap<Life, Said>) -> Result<usize> {
+fn poll(daemon: &Daemon, said: &mut BTreeMap<Life, Said>) -> Result<usize> {
     let all = daemon.ok("/api/v1/processes")?.json()?;
     let processes = all["processes"].as_array().context("processes")?;
     for process in processes {
@@ -188,7 +197,7 @@ fn poll(daemon: &Daemon, said: &mut HashMap<Life, Said>) -> Result<usize> {
     Ok(processes.iter().filter(|process| process["ended"] == false).count())
 }
 
-fn wait_for_all(daemon: &Daemon, ended: &Receiver<Ended>, said: &mut HashMap<Life, Said>) -> Result<Vec<Ended>> {
+fn wait_for_all(daemon: &Daemon, ended: &Receiver<Ended>, said: &mut BTreeMap<Life, Said>) -> Result<Vec<Ended>> {
     let mut all: Vec<Ended> = Vec::new();
     loop {
         poll(daemon, said)?;
@@ -209,7 +218,7 @@ fn wait_for_all(daemon: &Daemon, ended: &Receiver<Ended>, said: &mut HashMap<Lif
 
 fn report(run: &Run, leftover: usize, losses: &serde_json::Value) -> Result<ExitCode> {
     let long = |ended: &&Ended| ended.lived > SEEN_AFTER;
-    let seen = |ended: &&Ended| run.said.contains_key(&ended.life);
+    let seen = |ended: &&Ended| run.said_of(ended.life).is_some();
     let total = run.ended.len();
     let missed = run.ended.iter().filter(long).filter(|ended| !seen(ended)).count();
     let short = run.ended.iter().filter(|ended| !long(ended)).count();
@@ -218,7 +227,7 @@ fn report(run: &Run, leftover: usize, losses: &serde_json::Value) -> Result<Exit
     let mut wrong: BTreeMap<Life, (u64, Option<u64>)> = BTreeMap::new();
     let (mut compared, mut births) = (0, 0);
     for ended in run.ended.iter().filter(|ended| !ended.killed) {
-        let (Some(own), Some(said)) = (ended.births, run.said.get(&ended.life)) else { continue };
+        let (Some(own), Some(said)) = (ended.births, run.said_of(ended.life)) else { continue };
         compared += 1;
         births += own;
         if said.births != Some(own) {
@@ -240,6 +249,13 @@ fn report(run: &Run, leftover: usize, losses: &serde_json::Value) -> Result<Exit
     println!("losses                              {losses}");
     println!("agent memory, most in each quarter  {:.1} {:.1} {:.1} {:.1} MiB", mib[0], mib[1], mib[2], mib[3]);
     println!("agent CPU                           {:.1} % of one", run.cpu * 100.0);
+    for Ended { life: (pid, _), lived, killed, births, .. } in
+        run.ended.iter().filter(long).filter(|ended| !seen(ended))
+    {
+        println!(
+            "  process {pid}: lived {lived:?}, killed: {killed}, {births:?} births, and the agent knows nothing of it"
+        );
+    }
     for ((pid, _), (own, said)) in wrong.iter().take(10) {
         println!("  process {pid}: {own} births, the agent says {said:?}");
     }

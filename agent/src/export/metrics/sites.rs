@@ -346,7 +346,7 @@ mod tests {
         let sites = [(1, 1, 5), (2, 9, 7), (1001, 1, 1)];
         let snapshot = |sites: &[(u64, i64, u64)]| Snapshot {
             time: std::time::SystemTime::UNIX_EPOCH,
-            processes: vec![process(sites)],
+            processes: vec![process(sites).into()],
             refused: 0,
             losses: BTreeMap::new(),
             budget: None,
