@@ -20,6 +20,24 @@ echo quit >&3
 exec 3>&-
 wait $target
 
+# A story of goroutines that sleep.
+rm -f in answers top
+mkfifo in
+$(ls ./waits-*) < in > answers & target=$!
+exec 3> in
+./parkranger top --json --fidelity story --budget off --interval 1s --pid $target > top 2> said & agent=$!
+tries=0; until [ -s top ] || [ $tries -gt 60 ]; do sleep 1; tries=$((tries + 1)); done
+echo "wait sleep 30 200" >&3
+tries=0; until [ -s answers ] || [ $tries -gt 60 ]; do sleep 1; tries=$((tries + 1)); done
+kill -INT $agent
+wait $agent
+echo "SLEPT $(cat answers)"
+echo "STORY $(tail -n 1 top)"
+echo "STORY-said $(tr '\n' ' ' < said)"
+echo quit >&3
+exec 3>&-
+wait $target
+
 # Programs that begin, become others and end while a daemon watches.
 ifconfig lo up
 mkfifo resident

@@ -58,7 +58,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<ExitCode> {
         for release in releases {
             ["exercise", "crowd"].iter().try_for_each(|program| guest.program(release, program))?;
         }
-        ["load", "launch"].iter().try_for_each(|program| guest.program(&NEWEST, program))?;
+        ["load", "launch", "waits"].iter().try_for_each(|program| guest.program(&NEWEST, program))?;
         let console = step("vm", &format!("Debian {}", kernel.suite), || guest.boot())?;
         how.push(format!("{}:{}:{}:{}", console.display(), versions.join(","), kernel.version, kernel.method));
     }

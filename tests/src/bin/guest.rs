@@ -16,11 +16,13 @@ use serde_json::Value;
 
 /// The cell of what is right.
 const EXACT: &str = "exact";
+/// Goroutines that sleep in the story, as `kernel.sh` has it.
+const SLEEPS: u64 = 30;
 
 fn main() -> Result<ExitCode> {
     let mut wrong = Vec::new();
     println!(
-        "{:<26} {:<7} {:>8} {:>7} {:>7} {:>7} {:>5} {:<7} {:<6} {:<11} {:<10} {:<9} {:<8} probes",
+        "{:<26} {:<7} {:>8} {:>7} {:>7} {:>7} {:>5} {:<7} {:<6} {:<11} {:<10} {:<9} {:<8} {:<7} probes",
         "kernel",
         "Go",
         "births",
@@ -33,7 +35,8 @@ fn main() -> Result<ExitCode> {
         "budget 1 %",
         "exec",
         "exit",
-        "memlock"
+        "memlock",
+        "story"
     );
     for how in std::env::args().skip(1) {
         let fields: Vec<&str> = how.split(':').collect();
@@ -133,7 +136,8 @@ fn of_kernel(console: &Console, booted: &str, version: &str, method: &str, wrong
     let governed = cell(booted, governed(console, is_sampled), wrong);
     let (exec, exit) = (cell(booted, begun(console, is_adopted), wrong), cell(booted, ended(console), wrong));
     let memory = cell(booted, memory(console, version), wrong);
-    format!("{governed:<11} {exec:<10} {exit:<9} {memory:<8} {attached}")
+    let story = cell(booted, story(console, is_adopted), wrong);
+    format!("{governed:<11} {exec:<10} {exit:<9} {memory:<8} {story:<7} {attached}")
 }
 
 fn attaches(console: &Console, booted: &str, version: &str, method: &str) -> Result<String> {
@@ -190,6 +194,32 @@ fn served(console: &Console, what: &str) -> Result<(Value, u64)> {
     let processes = all["processes"].as_array().context("processes")?;
     let found = processes.iter().find(|process| process["pid"] == pid);
     Ok((found.with_context(|| format!("{what}: process {pid} was not seen"))?.clone(), births))
+}
+
+/// Every sleep is told, and as long as it was; where no story can be told everything is counted, and that is said.
+fn story(console: &Console, is_told: bool) -> Result<String> {
+    let slept: Value = serde_json::from_str(console.line("SLEPT")?)?;
+    let process = watched(console.line("STORY")?)?;
+    let said = console.line("STORY-said")?;
+    let parks: u64 = process.sites.iter().filter_map(|site| site.waits.get("sleep")).sum();
+    ensure!(parks >= SLEEPS, "{parks} sleeps counted");
+    if !is_told {
+        ensure!(
+            process.fidelity == "full" && process.story.is_none(),
+            "at {}, without attach cookies",
+            process.fidelity
+        );
+        ensure!(said.contains("a story needs attach cookies"), "it did not say why: {said}");
+        return Ok("said".to_owned());
+    }
+    ensure!(process.fidelity == "story", "at {}: {said}", process.fidelity);
+    let site = process.sites.iter().find(|site| site.start_function == "main.waiter").context("no site")?;
+    let waited = site.waited.get("sleep").context("no sleep in the story")?;
+    ensure!(waited.count == SLEEPS, "{} sleeps told of {SLEEPS}", waited.count);
+    let limit = |name: &str| slept[name].as_f64().with_context(|| format!("no {name} in {slept}"));
+    let (least, most) = (limit("least_wait_s")?, limit("most_wait_s")?);
+    ensure!((least..=most).contains(&waited.seconds), "{} s, and {least} to {most} were slept", waited.seconds);
+    Ok("told".to_owned())
 }
 
 /// Where maps count as locked memory the agent raises the limit, and says so where it may not; elsewhere none is needed.
