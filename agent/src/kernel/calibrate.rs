@@ -92,8 +92,8 @@ const CACHE_LINE_BYTES: usize = 64;
 /// What comes after a hit is slower, too: the kernel was in the caches and in the branch predictor. Parks of a Go program
 /// that does nothing else cost 1.18 times what this loop says (amd64, virtual machine).
 const WITH_AFTERMATH: f64 = 1.18;
-/// A hit costs the kernel at least an exception.
-const LEAST_NS: f64 = 20.0;
+/// A hit costs the kernel at least an exception, and two ways between user and kernel.
+const LEAST_NS: f64 = 100.0;
 
 impl Kernel {
     /// Begins to measure. Needs [`Kernel::calibrated`] until that has an answer.
@@ -132,13 +132,13 @@ impl Kernel {
         // Another agent may be calibrating right now, whose probes are in our loops as well. Then a hit is taken to be all that
         // a round costs: rather a little more than it is than nothing.
         let probed_before = others_probe_it();
-        let before = LOOPS.map(|(_, rounds)| sample(rounds));
+        let before = LOOPS.map(|(_, rounds)| sample(rounds).quickest);
         let before = if probed_before || others_probe_it() { [0.0; 3] } else { before };
         let attachment = self.attach(&file, name, &probes)?;
         let links = self.take(attachment);
         let (sender, answer) = channel();
         let measure = move || {
-            let after = LOOPS.map(|(_, rounds)| sample(rounds));
+            let after = LOOPS.map(|(_, rounds)| sample(rounds).median);
             let [birth_ns, park_ns, exit_ns] =
                 [0, 1, 2].map(|event: usize| ((after[event] - before[event]) * WITH_AFTERMATH).max(LEAST_NS));
             // Nobody may be listening any more.
@@ -168,8 +168,15 @@ impl Kernel {
     }
 }
 
-/// CPU time of one round, in ns: the median, so that an interrupt does not matter.
-fn sample(rounds: Rounds) -> f64 {
+/// CPU time of one round, in ns. Where a hypervisor takes the processor away, that counts as the thread's own time: the
+/// quickest of several samples is what the loop takes by itself, and against that the median is rather too much than too
+/// little for what a hit adds.
+struct Sample {
+    quickest: f64,
+    median: f64,
+}
+
+fn sample(rounds: Rounds) -> Sample {
     let goroutine = [0; 8];
     let mut memory = vec![0u8; CACHE_BYTES];
     let mut run = |times: u64| {
@@ -190,7 +197,8 @@ fn sample(rounds: Rounds) -> f64 {
         })
         .collect();
     samples.sort_unstable();
-    samples.get(SAMPLES / 2).map_or(0.0, |time| *time as f64 / ROUNDS as f64)
+    let nth = |number: usize| samples.get(number).map_or(0.0, |time| *time as f64 / ROUNDS as f64);
+    Sample { quickest: nth(0), median: nth(SAMPLES / 2) }
 }
 
 #[cfg(test)]
@@ -200,8 +208,8 @@ mod tests {
     #[test]
     fn untraced_rounds_are_quick() {
         for (event, rounds) in LOOPS {
-            let ns = sample(rounds);
-            assert!(ns > 0.0 && ns < 10_000.0, "{}: {ns} ns", event.name());
+            let Sample { quickest, median } = sample(rounds);
+            assert!(quickest > 0.0 && quickest <= median && quickest < 10_000.0, "{}: {quickest} ns", event.name());
             assert_ne!(probed(event), 0);
         }
     }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 /// Types in a package, each with a method that uses `fmt`, `sort` and `strings`.
 const TYPES: usize = 1000;
-/// Packages for 100 MB and more with debug information.
-pub const PACKAGES: usize = 50;
+/// Packages for a little more than 100 MB with debug information.
+pub const PACKAGES: usize = 33;
 
 /// The files of the program, by their paths. It blocks a thousand goroutines, and answers each line with how many
 /// goroutines its runtime counts.
