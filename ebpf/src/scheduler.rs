@@ -170,10 +170,22 @@ fn slot<K, V: Zero>(map: &PerCpuHashMap<K, V>, key: &K) -> (Option<*mut V>, bool
     if let Some(value) = map.get_ptr_mut(key) {
         return (Some(value), false);
     }
-    // Two CPUs may come here at once: one insert wins, both then find the value.
-    let made = map.insert(key, &V::ZERO, BPF_NOEXIST.into()).is_ok();
-    (map.get_ptr_mut(key), made)
+    // Two CPUs may come here at once: one insert wins, both then find the value. A lock of the map that cannot be had (its
+    // holder has lost its processor to the hypervisor) fails an insert, too, from 6.15 on: that is no full map.
+    for _ in 0..INSERTS {
+        let made = map.insert(key, &V::ZERO, BPF_NOEXIST.into());
+        let value = map.get_ptr_mut(key);
+        if value.is_some() || made == Err(MAP_IS_FULL) {
+            return (value, made.is_ok());
+        }
+    }
+    (None, false)
 }
+
+/// How often a value is tried to be made.
+const INSERTS: u32 = 3;
+/// E2BIG.
+const MAP_IS_FULL: i32 = -7;
 
 trait Zero {
     const ZERO: Self;

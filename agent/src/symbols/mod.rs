@@ -107,6 +107,9 @@ pub enum SymbolError {
     /// The binary is malformed or cannot be read.
     #[error(transparent)]
     Binary(#[from] BinaryError),
+    /// It was asked before, with that outcome: what takes long to refuse is refused once.
+    #[error("{0}")]
+    Refused(Arc<str>),
 }
 
 /// Names the pcs of one binary. Shared by all its processes and by all threads.

@@ -10,7 +10,7 @@
 mod sections;
 mod unit;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::{Frame, SymbolError};
 use crate::{address::VirtAddr, binary::Binary};
@@ -27,6 +27,8 @@ const TYPE_ARGUMENTS_SINCE: u32 = 21;
 pub(super) struct Dwarf {
     binary: Arc<Binary>,
     limit_bytes: u64,
+    /// Why none of it can be read.
+    refused: OnceLock<Arc<str>>,
 }
 
 /// Inflated sections held at a time.
@@ -50,12 +52,17 @@ pub(super) fn release() {
 impl Dwarf {
     /// Reads nothing yet. Sections that need more than `limit_bytes` when inflated are refused later.
     pub(super) fn new(binary: Arc<Binary>, limit_bytes: u64) -> Self {
-        Self { binary, limit_bytes }
+        Self { binary, limit_bytes, refused: OnceLock::new() }
     }
 
     /// The frames at `pc` itself, innermost first. `None` where DWARF knows no function.
     pub(super) fn frames_at(&self, pc: VirtAddr) -> Result<Option<Vec<Frame>>, SymbolError> {
-        let debug = self.open()?;
+        if let Some(why) = self.refused.get() {
+            return Err(SymbolError::Refused(Arc::clone(why)));
+        }
+        let debug = self.open().inspect_err(|error| {
+            let _ = self.refused.set(error.to_string().into());
+        })?;
         let Some(number) = debug.index.unit_of(pc.0) else { return Ok(None) };
         let unit = debug.unit(number)?;
         let mut frames = unit.frames(&debug.sections, &debug.index, pc.0, &mut Budget::default())?;
