@@ -91,7 +91,18 @@ pub fn wait_until_clean(pid: u32, patience: Duration) -> Result<()> {
     }
 }
 
+/// Waits for them where need be: whoever started a process can be back before its program is mapped.
 fn executable_mappings(pid: u32) -> Result<Vec<Mapping>> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match mapped_code(pid) {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            found => return found,
+        }
+    }
+}
+
+fn mapped_code(pid: u32) -> Result<Vec<Mapping>> {
     let executable: PathBuf = std::fs::read_link(format!("/proc/{pid}/exe"))?;
     let executable = executable.to_str().context("a path that is not text")?;
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
