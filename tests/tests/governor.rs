@@ -28,6 +28,8 @@ struct Begun {}
 
 /// The default budget.
 const BUDGET: f64 = 0.01;
+/// Windows of programs that do nothing else are some ten seconds apart, and one of them says little.
+const SEVERAL_WINDOWS: Duration = Duration::from_secs(45);
 
 /// A load of its own inode: what other tests run must not decide about it.
 fn load(go: &Toolchain) -> Result<(tempfile::TempDir, PathBuf)> {
@@ -45,7 +47,7 @@ fn parks_are_sampled(go: &Toolchain) -> Result<()> {
     top.wait_until("within its budget", cheap)?;
     let begin: Done = target.ask("done")?;
     let first = top.wait_until("going on", |_| true)?;
-    std::thread::sleep(Duration::from_secs(20));
+    std::thread::sleep(SEVERAL_WINDOWS);
     let end: Done = target.ask("done")?;
     let last = top.finish()?;
     ensure!(last.fidelity == "sampled", "{}", last.fidelity);
@@ -69,7 +71,7 @@ fn births_are_sampled(go: &Toolchain) -> Result<()> {
     top.wait_until("within its budget", cheap)?;
     let begin: Done = target.ask("done")?;
     let first = top.wait_until("going on", |_| true)?;
-    std::thread::sleep(Duration::from_secs(30));
+    std::thread::sleep(SEVERAL_WINDOWS);
     let end: Done = target.ask("done")?;
     let last = top.finish()?;
     ensure!(
