@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// x86-64 `int3`, which the kernel puts over the first byte of a probed instruction.
 pub const INT3: u8 = 0xcc;
@@ -95,10 +95,12 @@ pub fn wait_until_clean(pid: u32, patience: Duration) -> Result<()> {
 fn executable_mappings(pid: u32) -> Result<Vec<Mapping>> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        match mapped_code(pid) {
-            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
-            found => return found,
+        let mappings = mapped_code(pid)?;
+        if !mappings.is_empty() {
+            return Ok(mappings);
         }
+        ensure!(Instant::now() < deadline, "process {pid} has no code of its executable mapped");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -120,9 +122,6 @@ fn mapped_code(pid: u32) -> Result<Vec<Mapping>> {
             end: u64::from_str_radix(end, 16)?,
             offset: u64::from_str_radix(offset, 16)?,
         });
-    }
-    if mappings.is_empty() {
-        bail!("process {pid} has no code of {executable} mapped");
     }
     Ok(mappings)
 }

@@ -2,6 +2,7 @@
 # program `guest` of the tests package, which says what it should be.
 load=$(ls load-*)
 launch=$(ls launch-*)
+waits=$(ls waits-*)
 # Maps count as locked memory before 5.11: the agent raises the limit, and says so where it may not.
 (ulimit -l 64; ./parkranger check > /dev/null 2> said; echo "MEMORY-raised $? $(tr '\n' ' ' < said)")
 ./$launch memory 65536 /tmp/parkranger check > /dev/null 2> said
@@ -23,7 +24,7 @@ wait $target
 # A story of goroutines that sleep.
 rm -f in answers top
 mkfifo in
-$(ls ./waits-*) < in > answers & target=$!
+./$waits < in > answers & target=$!
 exec 3> in
 ./parkranger top --json --fidelity story --budget off --interval 1s --pid $target > top 2> said & agent=$!
 tries=0; until [ -s top ] || [ $tries -gt 60 ]; do sleep 1; tries=$((tries + 1)); done

@@ -145,7 +145,7 @@ impl Gap {
 struct Cycle {
     began: Instant,
     at_begin: Counts,
-    /// CPU time of the process when it began, then when the window ended, in ns.
+    /// CPU time of the process when it began, in ns.
     cpu_ns: u64,
     window: Option<SampleWindow>,
 }
@@ -155,6 +155,8 @@ struct Cycle {
 struct SampleWindow {
     sums: Seen,
     seen: Counts,
+    /// CPU time of the process when it ended, in ns.
+    cpu_ns: u64,
     /// How many times as much as in the window was done since, as far as the process's CPU time was read.
     times: f64,
 }
@@ -182,7 +184,7 @@ impl Cycle {
     fn used(&mut self, cpu_ns: u64, now: Instant) {
         if let Some(window) = &mut self.window {
             let after = now.saturating_duration_since(self.began).saturating_sub(window.sums.length);
-            let used = cpu_ns.saturating_sub(self.cpu_ns) as f64;
+            let used = cpu_ns.saturating_sub(window.cpu_ns) as f64;
             window.times = window.times.max(window.sums.stands_for(used, after));
         }
     }
@@ -253,8 +255,7 @@ impl Estimate {
         let least_own = (cost * LEAST_OWN_PART).min(events * LEAST_OWN_NS);
         let own = (sums.used_ns as f64 - cost).max(least_own) / sums.used_ns as f64;
         sums.own_part = if sums.used_ns > 0 { own.min(1.0) } else { 1.0 };
-        cycle.cpu_ns = cpu_ns;
-        cycle.window = Some(SampleWindow { sums, seen, times: 0.0 });
+        cycle.window = Some(SampleWindow { sums, seen, cpu_ns, times: 0.0 });
         Some(sums)
     }
 

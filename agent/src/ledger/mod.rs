@@ -149,8 +149,6 @@ pub struct Ledger {
     processes: BTreeMap<ProcessId, ProcessLedger>,
     baselines: BTreeMap<ProcessId, Baseline>,
     estimates: BTreeMap<ProcessId, Estimate>,
-    /// Those of processes that ended, with everything that was known of them.
-    closed: BTreeMap<ProcessId, ProcessLedger>,
     /// When the counters were read.
     at: Option<Instant>,
 }
@@ -180,9 +178,6 @@ impl Ledger {
     /// The ledger of a process; an empty one where nothing was counted yet.
     #[must_use]
     pub fn process(&self, id: ProcessId) -> ProcessLedger {
-        if let Some(closed) = self.closed.get(&id) {
-            return closed.clone();
-        }
         let mut process = self.processes.get(&id).cloned().unwrap_or_default();
         if let Some(baseline) = self.baselines.get(&id) {
             process.baseline = baseline.is_known();
@@ -274,18 +269,6 @@ impl Ledger {
 
     /// Forgets a process that is gone for good.
     pub fn forget(&mut self, id: ProcessId) {
-        self.closed.remove(&id);
-        self.drop_state(id);
-    }
-
-    /// A process has ended and its last counters were applied: nothing changes its ledger any more.
-    pub fn close(&mut self, id: ProcessId) {
-        let last = self.process(id);
-        self.drop_state(id);
-        self.closed.insert(id, last);
-    }
-
-    fn drop_state(&mut self, id: ProcessId) {
         self.processes.remove(&id);
         self.baselines.remove(&id);
         self.estimates.remove(&id);

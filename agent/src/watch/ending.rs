@@ -1,7 +1,10 @@
-//! Processes that ended. Their last counts are read once more, go from the kernel's maps into the ledger, and stay there
-//! for a while for whoever reads rarely. A binary that nobody runs any more loses its probes some time later.
+//! Processes that ended. Their last counts are read once more, go from the kernel's maps and the ledger into what snapshots
+//! show, and stay there for a while for whoever reads rarely. A binary that nobody runs any more loses its probes some time later.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parkranger_common::counts::ProcessId;
 use tracing::info;
@@ -34,16 +37,18 @@ impl Watch {
 
     /// Takes the last counts of processes that ended out of the kernel's maps. To be called after the counters were read.
     pub(super) fn close_ended(&mut self) -> Result<(), WatchError> {
-        let open = self.processes.iter_mut().filter(|(_, process)| process.has_ended() && !process.closed);
-        let ids: Vec<ProcessId> = open
-            .map(|(id, process)| {
-                process.closed = true;
-                *id
-            })
-            .collect();
+        let open = self.processes.iter().filter(|(_, process)| process.has_ended() && process.last.is_none());
+        let ids: Vec<ProcessId> = open.map(|(id, _)| *id).collect();
         for id in &ids {
-            self.ledger.close(*id);
             self.governing.governor.forget(*id);
+            let last = self.processes.get(id).and_then(|process| {
+                let binary = self.finder.binaries.get(process.file)?;
+                Some(Arc::new(self.snapshot_process(*id, process, &binary)))
+            });
+            if let Some(process) = self.processes.get_mut(id) {
+                process.last = last;
+            }
+            self.ledger.forget(*id);
         }
         Ok(self.kernel.remove_counters(&ids)?)
     }
@@ -54,9 +59,8 @@ impl Watch {
             return Ok(());
         }
         let now = Instant::now();
-        let closed = self.processes.iter().filter(|(_, process)| process.closed);
         let mut ended: Vec<(Instant, ProcessId)> =
-            closed.filter_map(|(id, process)| Some((process.ended?, *id))).collect();
+            self.processes.iter().filter_map(|(id, process)| Some((process.ended?, *id))).collect();
         ended.sort_unstable();
         let too_many = ended.len().saturating_sub(MAX_ENDED);
         let keep = self.config.keep_ended;
@@ -66,7 +70,6 @@ impl Watch {
         let gone: Vec<ProcessId> = ended.iter().enumerate().filter(old).map(|(_, (_, id))| *id).collect();
         for id in &gone {
             self.processes.remove(id);
-            self.ledger.forget(*id);
         }
         if !gone.is_empty() {
             self.creation_stacks.retain(|(id, _), _| !gone.contains(id));

@@ -249,8 +249,7 @@ impl Watch {
         info!("probes attached to {}, for {fidelity}", probes.name);
         let recording = probes.recording();
         self.probes.insert(file, probes);
-        let ids: Vec<ProcessId> =
-            self.processes.iter().filter(|(_, process)| process.file == file).map(|(id, _)| *id).collect();
+        let ids: Vec<ProcessId> = self.living(file).collect();
         self.ledger.record(&ids, recording, &Counters::default(), Instant::now());
         if fidelity == Fidelity::Story { self.begin_stories(file) } else { Ok(()) }
     }

@@ -128,8 +128,7 @@ impl Watch {
     /// Reads what processes used and what was counted of them, and asks the governor.
     fn read_and_decide(&mut self, now: Instant) -> Result<Vec<Step>, WatchError> {
         let living = self.processes.iter().filter(|(_, process)| !process.has_ended());
-        let used: Vec<(ProcessId, u64)> =
-            living.filter_map(|(id, process)| Some((*id, cpu_time_ns(process.identity.pid)?))).collect();
+        let used = cpu_times(living.map(|(id, _)| *id));
         self.ledger.used(&used, now);
         let before = std::mem::replace(&mut self.governing.last, used.iter().copied().collect());
         let busy = used.iter().any(|(id, cpu_ns)| {
@@ -207,7 +206,7 @@ impl Watch {
 
     /// The CPU time of each of them, in ns.
     fn used_by(&self, binary: FileId) -> Vec<(ProcessId, u64)> {
-        self.living(binary).filter_map(|id| Some((id, cpu_time_ns(id.tgid())?))).collect()
+        cpu_times(self.living(binary))
     }
 
     /// What is counted so far of what is sampled of a binary.
@@ -274,6 +273,11 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+/// The CPU time of each of these processes, in ns.
+fn cpu_times(ids: impl Iterator<Item = ProcessId>) -> Vec<(ProcessId, u64)> {
+    ids.filter_map(|id| Some((id, cpu_time_ns(id.tgid())?))).collect()
 }
 
 /// Everything counted of each process.

@@ -33,7 +33,6 @@ mod window;
 mod worker;
 
 use std::{
-    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     fs,
     panic::resume_unwind,
@@ -132,10 +131,9 @@ pub(crate) struct Watched {
     pub(crate) bias: Bias,
     /// When it was found to have ended, or to have become another program; its counts are final.
     pub(crate) ended: Option<Instant>,
-    /// Its last counts are in the ledger for good, and in the kernel no longer.
-    closed: bool,
-    /// What snapshots show of it from then on.
-    last: OnceCell<Arc<ProcessSnapshot>>,
+    /// What snapshots show of it once it has ended and its last counts are taken: those are neither in the kernel nor in the
+    /// ledger any more.
+    last: Option<Arc<ProcessSnapshot>>,
     /// Memory of its goroutines' stacks, as the last census of a window found it.
     stacks: Option<StackBytes>,
     /// Its memory cannot be read as it should: no baseline, no audits.
@@ -155,8 +153,7 @@ impl Watched {
             file: found.file,
             bias,
             ended: None,
-            closed: false,
-            last: OnceCell::new(),
+            last: None,
             stacks: None,
             no_census: false,
             story: None,

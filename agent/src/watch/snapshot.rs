@@ -149,8 +149,7 @@ const FIRST_GOROUTINE: &str = "runtime.main";
 impl Watch {
     pub(super) fn take_snapshot(&self, host_losses: &[u64; HostLoss::COUNT]) -> Snapshot {
         let snapshot = |(id, process, binary): (ProcessId, &Watched, Arc<Watchable>)| {
-            let now = || Arc::new(self.snapshot_process(id, process, &binary));
-            if process.closed { Arc::clone(process.last.get_or_init(now)) } else { now() }
+            process.last.clone().unwrap_or_else(|| Arc::new(self.snapshot_process(id, process, &binary)))
         };
         let mut processes: Vec<Arc<ProcessSnapshot>> = self.processes().map(snapshot).collect();
         processes.sort_by_key(|process| (process.pid, process.start_time, process.id));
@@ -163,7 +162,7 @@ impl Watch {
         Snapshot { time: SystemTime::now(), processes, refused, losses, budget: self.budget() }
     }
 
-    fn snapshot_process(&self, id: ProcessId, process: &Watched, binary: &Watchable) -> ProcessSnapshot {
+    pub(super) fn snapshot_process(&self, id: ProcessId, process: &Watched, binary: &Watchable) -> ProcessSnapshot {
         let ledger = self.ledger_of(id);
         let (births, exits, parks) = ledger.totals();
         let mut sites: Vec<SiteSnapshot> = ledger

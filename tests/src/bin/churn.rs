@@ -107,15 +107,10 @@ struct Said {
     births: Option<u64>,
 }
 
-impl Run {
-    /// What the agent said of a process. Of one that had gone before the agent could look, it knows when it was first seen.
-    fn said_of(&self, (pid, started): Life) -> Option<&Said> {
-        self.said.range((pid, started)..=(pid, started + LATE_TICKS)).next().map(|(_, said)| said)
-    }
-}
-
 struct Run {
     ended: Vec<Ended>,
+    /// Gone before their start time could be read: nothing can be said of them.
+    unknown: u32,
     said: BTreeMap<Life, Said>,
     /// The most memory the agent had in each quarter of the time.
     resident: [u64; 4],
@@ -124,18 +119,25 @@ struct Run {
     most_at_once: usize,
 }
 
+impl Run {
+    /// What the agent said of a process. Of one that had gone before the agent could look, it knows when it was first seen.
+    fn said_of(&self, (pid, started): Life) -> Option<&Said> {
+        self.said.range((pid, started)..=(pid, started + LATE_TICKS)).next().map(|(_, said)| said)
+    }
+}
+
 fn churn(daemon: &Daemon, binaries: &[PathBuf], time: Duration) -> Result<Run> {
     let (sender, receiver) = channel();
     let mut random = Random(1);
     let mut said: BTreeMap<Life, Said> = BTreeMap::new();
-    let (mut resident, mut most_at_once, mut started) = ([0; 4], 0, 0u32);
+    let (mut resident, mut most_at_once, mut started, mut unknown) = ([0; 4], 0, 0u32, 0);
     let (began, cpu) = (Instant::now(), daemon.cpu_seconds()?);
     let mut next_poll = began + POLL;
     while began.elapsed() < time {
         let path = &binaries[random.below(u32::try_from(binaries.len())?) as usize];
         let lifetime = 10 + random.below(LONGEST);
         let killed_after = (random.below(KILLED) == 0).then(|| random.below(lifetime));
-        follow(path, lifetime, killed_after, &sender)?;
+        unknown += u32::from(!follow(path, lifetime, killed_after, &sender)?);
         started += 1;
         if Instant::now() >= next_poll {
             most_at_once = most_at_once.max(poll(daemon, &mut said)?);
@@ -151,16 +153,15 @@ fn churn(daemon: &Daemon, binaries: &[PathBuf], time: Duration) -> Result<Run> {
     let (elapsed, cpu) = (began.elapsed(), daemon.cpu_seconds()? - cpu);
     drop(sender);
     let ended = wait_for_all(daemon, &receiver, &mut said)?;
-    Ok(Run { ended, said, resident, cpu: cpu / elapsed.as_secs_f64(), most_at_once })
+    Ok(Run { ended, unknown, said, resident, cpu: cpu / elapsed.as_secs_f64(), most_at_once })
 }
 
-/// Starts a process, and a thread that waits for its end.
-fn follow(path: &Path, lifetime: u32, killed_after: Option<u32>, sender: &Sender<Ended>) -> Result<()> {
+/// Starts a process, and a thread that waits for its end. Whether it was there long enough to be told from others.
+fn follow(path: &Path, lifetime: u32, killed_after: Option<u32>, sender: &Sender<Ended>) -> Result<bool> {
     let mut child = start(path, lifetime)?;
     let Ok(identity) = Proc::default().identity(child.id()) else {
-        // On a full machine one may have ended before it is looked at: nothing can be said of it.
         child.wait()?;
-        return Ok(());
+        return Ok(false);
     };
     let life = (identity.pid, identity.start_time);
     let (began, sender) = (Instant::now(), sender.clone());
@@ -177,7 +178,7 @@ fn follow(path: &Path, lifetime: u32, killed_after: Option<u32>, sender: &Sender
         // The receiver waits for all.
         let _ = sender.send(ended);
     });
-    Ok(())
+    Ok(true)
 }
 
 /// Asks who is there, and of each who has ended what it did. How many there are.
@@ -240,6 +241,7 @@ fn report(run: &Run, leftover: usize, losses: &serde_json::Value) -> Result<Exit
         "processes begun                     {total}, {} of them killed",
         run.ended.iter().filter(|e| e.killed).count()
     );
+    println!("gone before they could be told      {}", run.unknown);
     println!("at once, at most                    {}", run.most_at_once);
     println!("lived over a second and not seen    {missed}");
     println!("lived less and seen                 {short_seen} of {short}");
