@@ -12,7 +12,7 @@ use crate::kernel::Sizes;
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Bounds {
     /// Most creation sites of all processes together; events of more are counted without their site, and that is said.
-    /// [default: 16384, fewer on machines with more than 100 CPUs]
+    /// [default: 4096 for each --pid, at most 16384; fewer on machines with more than 100 CPUs]
     #[arg(long, value_name = "N")]
     max_sites: Option<Number>,
     /// Most processes at one time; those beyond are not watched, and that is said. [default: 8192]
@@ -52,9 +52,12 @@ impl Bounds {
         }
     }
 
-    /// Sizes of the kernel's maps, with or without stories.
-    pub(super) fn sizes(self, stories: bool) -> Sizes {
-        let usual = if stories { Sizes::default().with_stories() } else { Sizes::default() };
+    /// Sizes of the kernel's maps, with or without stories, for these processes alone, or with none named for a host.
+    pub(super) fn sizes(self, stories: bool, pids: &[u32]) -> Sizes {
+        let mut usual = if stories { Sizes::default().with_stories() } else { Sizes::default() };
+        if !pids.is_empty() {
+            usual = usual.for_processes(pids.len());
+        }
         let sites = self.max_sites.map_or(usual.sites, |number| number.0);
         let processes = self.max_processes.map_or(usual.processes, |number| number.0);
         Sizes { sites, processes, ..usual }
@@ -68,8 +71,9 @@ mod tests {
     #[test]
     fn what_is_given_counts_and_nonsense_is_refused() {
         let bounds: Bounds = toml::from_str("max-sites = 7").unwrap();
-        let sizes = bounds.or(Bounds { max_sites: Some(Number(9)), max_processes: Some(Number(3)) }).sizes(false);
+        let sizes = bounds.or(Bounds { max_sites: Some(Number(9)), max_processes: Some(Number(3)) }).sizes(false, &[1]);
         assert_eq!((sizes.sites, sizes.processes), (7, 3));
+        assert!(Bounds::default().sizes(false, &[1]).sites < Bounds::default().sizes(false, &[]).sites);
         assert!(toml::from_str::<Bounds>("max-sites = 0").is_err() && "0".parse::<Number>().is_err());
         assert!("4000000000".parse::<Number>().is_err());
     }

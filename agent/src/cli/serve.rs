@@ -139,7 +139,7 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
         target: settings.target.clone(),
         symbols: flags.symbols.unwrap_or_default().source(),
         // Requests with a token may ask for stories.
-        sizes: flags.bounds.sizes(settings.token_file.is_some() || flags.fidelity == Some(Fidelity::Story)),
+        sizes: flags.bounds.sizes(settings.token_file.is_some() || flags.fidelity == Some(Fidelity::Story), &[]),
         audit_every: flags.audit_every.map_or(Duration::from_secs(60), |span| span.0),
         attach: None,
         budget: settings.budget,

@@ -79,9 +79,10 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
 async fn watch(options: Options) -> Result<(), Failure> {
     // Before anything is attached: an interrupt during the start must take the probes off too.
     let mut stop = Stop::new()?;
-    let sizes = options.bounds.sizes(options.budget.fidelity == Fidelity::Story);
+    let target = options.target.target();
+    let sizes = options.bounds.sizes(options.budget.fidelity == Fidelity::Story, target.pids());
     let config = Config {
-        target: options.target.target(),
+        target,
         symbols: options.target.symbols(),
         sizes: Sizes { ring_bytes: options.ring_bytes.unwrap_or(sizes.ring_bytes), ..sizes },
         audit_every: options.audit_every,

@@ -20,6 +20,7 @@ use parkranger_common::{
 use super::{
     Kernel, KernelError,
     attach::Probe,
+    removal::Links,
     rounds::{self, LOOPS, Rounds, probed},
 };
 use crate::{
@@ -77,12 +78,22 @@ impl HitCosts {
     }
 }
 
+/// Probes in the agent's own loops, which wait to be measured. Dropping it takes them off.
+pub struct OwnProbes {
+    id: ProcessId,
+    file: File,
+    probes: Vec<Probe>,
+    links: Links,
+}
+
 /// A measurement under way.
 pub struct Calibration {
     answer: Receiver<HitCosts>,
     id: ProcessId,
 }
 
+/// For messages.
+const ITSELF: &str = "parkranger itself";
 /// Rounds of one loop for one sample, samples per loop.
 const ROUNDS: u64 = 200;
 const SAMPLES: usize = 7;
@@ -96,14 +107,13 @@ const WITH_AFTERMATH: f64 = 1.18;
 const LEAST_NS: f64 = 100.0;
 
 impl Kernel {
-    /// Begins to measure. Needs [`Kernel::calibrated`] until that has an answer.
+    /// Puts probes into the agent's own loops. The first probes of a machine wait for a grace period of RCU, so this is done
+    /// while there is other work.
     ///
     /// # Errors
     ///
     /// [`KernelError::Attach`] where the agent's own code cannot be probed, [`KernelError::Map`].
-    pub fn calibrate(&mut self, proc: &Proc, now_ns: u64) -> Result<Calibration, KernelError> {
-        let name = "parkranger itself";
-        let error = |why: String| KernelError::Attach { path: name.to_owned(), why };
+    pub fn probe_itself(&mut self, proc: &Proc, now_ns: u64) -> Result<OwnProbes, KernelError> {
         let own = std::process::id();
         let code = proc.code_mappings(own).map_err(|why| error(why.to_string()))?;
         // A word of no binary: numbers are given from 1 on.
@@ -122,31 +132,9 @@ impl Kernel {
         let file = File::open(proc.root().join("self/exe")).map_err(|why| error(why.to_string()))?;
         let id = self.list(Process { id: ProcessId::new(own, now_ns), word: word.0 })?;
         let id = id.ok_or_else(|| error("there is no room in the map of processes".to_owned()))?;
-        let others_probe_it = || {
-            let in_file = |probe: &Probe| {
-                let mut code = rounds::Code::default();
-                file.read_exact_at(&mut code, probe.offset.0).map(|()| code)
-            };
-            probes.iter().any(|probe| in_file(probe).ok() != Some(rounds::code(probe.event)))
-        };
-        // Another agent may be calibrating right now, whose probes are in our loops as well. Then a hit is taken to be all that
-        // a round costs: rather a little more than it is than nothing.
-        let probed_before = others_probe_it();
-        let before = LOOPS.map(|(_, rounds)| sample(rounds).quickest);
-        let before = if probed_before || others_probe_it() { [0.0; 3] } else { before };
-        let attachment = self.attach(&file, name, &probes)?;
+        let attachment = self.attach(&file, ITSELF, &probes)?;
         let links = self.take(attachment);
-        let (sender, answer) = channel();
-        let measure = move || {
-            let after = LOOPS.map(|(_, rounds)| sample(rounds).median);
-            let [birth_ns, park_ns, exit_ns] =
-                [0, 1, 2].map(|event: usize| ((after[event] - before[event]) * WITH_AFTERMATH).max(LEAST_NS));
-            // Nobody may be listening any more.
-            let _ = sender.send(HitCosts { birth_ns, park_ns, exit_ns });
-            drop(links);
-        };
-        thread::Builder::new().name("calibration".to_owned()).spawn(measure).map_err(|why| error(why.to_string()))?;
-        Ok(Calibration { answer, id })
+        Ok(OwnProbes { id, file, probes, links })
     }
 
     /// What was measured, once it is there. An error ends the measurement too.
@@ -158,14 +146,57 @@ impl Kernel {
         let answer = match calibration.answer.try_recv() {
             Ok(answer) => Ok(answer),
             Err(TryRecvError::Empty) => return None,
-            Err(TryRecvError::Disconnected) => Err(KernelError::Attach {
-                path: "parkranger itself".to_owned(),
-                why: "the measurement broke off".to_owned(),
-            }),
+            Err(TryRecvError::Disconnected) => {
+                Err(KernelError::Attach { path: ITSELF.to_owned(), why: "the measurement broke off".to_owned() })
+            }
         };
         let cleared = self.unwatch(calibration.id).and_then(|()| self.remove_counters(&[calibration.id]));
         Some(cleared.and(answer))
     }
+}
+
+impl OwnProbes {
+    /// Begins to measure. Needs [`Kernel::calibrated`] until that has an answer.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`] where there is no thread for it.
+    pub fn measure(self) -> Result<Calibration, KernelError> {
+        let (sender, answer) = channel();
+        let id = self.id;
+        let measure = move || {
+            // Nobody may be listening any more.
+            let _ = sender.send(self.costs());
+        };
+        thread::Builder::new().name("calibration".to_owned()).spawn(measure).map_err(|why| error(why.to_string()))?;
+        Ok(Calibration { answer, id })
+    }
+
+    /// One after the other, so that the machine is the same for both.
+    fn costs(self) -> HitCosts {
+        let Self { file, probes, links, .. } = self;
+        let traced = LOOPS.map(|(_, rounds)| sample(rounds).median);
+        drop(links);
+        let others_probe_it = || {
+            let in_file = |probe: &Probe| {
+                let mut code = rounds::Code::default();
+                file.read_exact_at(&mut code, probe.offset.0).map(|()| code)
+            };
+            probes.iter().any(|probe| in_file(probe).ok() != Some(rounds::code(probe.event)))
+        };
+        // Another agent may be calibrating right now, whose probes are in our loops as well. Then a hit is taken to be all that
+        // a round costs: rather a little more than it is than nothing.
+        let probed_before = others_probe_it();
+        let untraced = LOOPS.map(|(_, rounds)| sample(rounds).quickest);
+        let untraced = if probed_before || others_probe_it() { [0.0; 3] } else { untraced };
+        let [birth_ns, park_ns, exit_ns] =
+            [0, 1, 2].map(|event: usize| ((traced[event] - untraced[event]) * WITH_AFTERMATH).max(LEAST_NS));
+        HitCosts { birth_ns, park_ns, exit_ns }
+    }
+}
+
+fn error(why: String) -> KernelError {
+    KernelError::Attach { path: ITSELF.to_owned(), why }
 }
 
 /// CPU time of one round, in ns. Where a hypervisor takes the processor away, that counts as the thread's own time: the

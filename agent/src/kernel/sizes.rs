@@ -7,6 +7,9 @@ use parkranger_common::counts::{Process, ProcessId, SiteCounts, SiteKey, Unattri
 /// Sites where the machine is not too large for them.
 const SITES: u32 = 16384;
 const LEAST_SITES: u32 = 2048;
+/// Those of one process named by pid: more than the largest Go programs have `go` statements. To make the maps takes some
+/// microseconds for each, which a first look at one process would spend most of its time on.
+const SITES_OF_ONE: u32 = 4096;
 /// What the maps of sites and waits may take together, unless a number of sites is asked for.
 const BYTES: u64 = 64 << 20;
 /// A CPU's share of the ring buffer, and bounds of the whole.
@@ -55,6 +58,13 @@ impl Sizes {
         Self { goroutines: STORY_GOROUTINES, ..self }
     }
 
+    /// For no more than so many processes.
+    #[must_use]
+    pub fn for_processes(self, number: usize) -> Self {
+        let needed = SITES_OF_ONE.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
+        Self { sites: self.sites.min(needed), ..self }
+    }
+
     /// Kinds of waits by site, of all sites together.
     #[must_use]
     pub fn waits(&self) -> u32 {
@@ -96,5 +106,12 @@ mod tests {
         assert!(LEAST_SITES < sites && sites < SITES && ring_bytes == 16 << 20, "{sites} {ring_bytes}");
         assert!(u64::from(sites) * Sizes::site_bytes(256) <= BYTES);
         assert_eq!(sizes(1 << 20), (LEAST_SITES, 16 << 20));
+    }
+
+    #[test]
+    fn few_processes_have_fewer_sites() {
+        let sites = |number| Sizes::for_cpus(2).for_processes(number).sites;
+        assert_eq!([1, 3, 4, usize::MAX].map(sites), [SITES_OF_ONE, 3 * SITES_OF_ONE, SITES, SITES]);
+        assert_eq!(Sizes::for_cpus(1 << 20).for_processes(1).sites, LEAST_SITES);
     }
 }

@@ -14,8 +14,11 @@ use tracing::{info, warn};
 use super::{Watch, WatchError, probes::Sample};
 use crate::{
     governor::{Budget, Fidelity, Governed, Governor, Hits, Reading, SAMPLE, Step},
-    host::{FileId, Proc, cpu_time_ns, monotonic_ns},
-    kernel::{Counters, Kernel, calibrate::Calibration},
+    host::{FileId, cpu_time_ns},
+    kernel::{
+        Counters, KernelError,
+        calibrate::{Calibration, OwnProbes},
+    },
 };
 
 /// Time between two readings, and shortly after a step up.
@@ -43,16 +46,23 @@ pub(super) struct Governing {
 }
 
 impl Governing {
+    pub(super) fn new(governor: Governor) -> Self {
+        Self {
+            governor,
+            calibration: None,
+            next: Instant::now(),
+            last: HashMap::new(),
+            read_at: None,
+            jitter: 0x9e37_79b9,
+        }
+    }
+
     /// Begins to measure what a hit costs. Where that is not possible a usual cost is supposed.
-    pub(super) fn new(governor: Governor, kernel: &mut Kernel, proc: &Proc) -> Self {
-        let calibration = match kernel.calibrate(proc, monotonic_ns()) {
-            Ok(calibration) => Some(calibration),
-            Err(why) => {
-                warn!("what counting costs is not measured but supposed: {why}");
-                None
-            }
-        };
-        Self { governor, calibration, next: Instant::now(), last: HashMap::new(), read_at: None, jitter: 0x9e37_79b9 }
+    pub(super) fn calibrate(&mut self, probes: Result<OwnProbes, KernelError>) {
+        match probes.and_then(OwnProbes::measure) {
+            Ok(calibration) => self.calibration = Some(calibration),
+            Err(why) => warn!("what counting costs is not measured but supposed: {why}"),
+        }
     }
 
     /// A time between three and five quarters of `time`.

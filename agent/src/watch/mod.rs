@@ -58,7 +58,7 @@ pub use target::Target;
 use crate::{
     address::{Bias, RuntimeAddr},
     governor::{Budget, Fidelity, Governor},
-    host::{FileId, HostError, Identity, Proc},
+    host::{FileId, HostError, Identity, Proc, monotonic_ns},
     kernel::{Capability, Kernel, KernelError, Method, Sizes},
     ledger::{Ledger, ProcessLedger},
     symbols::SymbolSource,
@@ -215,17 +215,24 @@ impl Watch {
             proc.identity(*pid)?;
         }
         let mut finder = Finder::new(proc, &config);
-        // To understand a large binary takes as long as to load the programs.
-        let (kernel, found) = thread::scope(|scope| {
-            let kernel = scope.spawn(|| Kernel::load(&capability, config.sizes, config.attach));
+        // To understand a large binary takes as long as to load the programs, and the first probe of all as long again: a
+        // machine without probes waits for a grace period of RCU then.
+        let own_proc = finder.proc.clone();
+        let load = || {
+            let mut kernel = Kernel::load(&capability, config.sizes, config.attach)?;
+            let own_probes = kernel.probe_itself(&own_proc, monotonic_ns());
+            Ok::<_, KernelError>((kernel, own_probes))
+        };
+        let (loaded, found) = thread::scope(|scope| {
+            let loaded = scope.spawn(load);
             let found = finder.look_around(BTreeSet::new());
-            (kernel.join().unwrap_or_else(|panic| resume_unwind(panic)), found)
+            (loaded.join().unwrap_or_else(|panic| resume_unwind(panic)), found)
         });
-        let (mut kernel, (found, _)) = (kernel?, found?);
+        let ((kernel, own_probes), (found, _)) = (loaded?, found?);
         // Other probes than those of uprobe_multi come off slowly: not many times a minute.
         let may_sample = kernel.method() == Method::UprobeMulti;
         let governor = Governor::new(config.budget, config.fidelity, may_sample);
-        let governing = Governing::new(governor, &mut kernel, &finder.proc);
+        let governing = Governing::new(governor);
         let mut watch = Self {
             config,
             kernel,
@@ -253,6 +260,7 @@ impl Watch {
                 return Err(WatchError::Nothing(watch.finder.nothing_found()));
             }
         }
+        watch.governing.calibrate(own_probes);
         Ok(watch)
     }
 

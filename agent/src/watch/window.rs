@@ -51,6 +51,8 @@ const CENSUS_LIMIT: Duration = Duration::from_secs(30);
 /// Time between two steps of an open window, and between two drains without one. The ring buffer is never waited on:
 /// waking the agent would cost the target more than everything else together.
 const STEP: Duration = Duration::from_millis(2);
+/// The first windows are waited for.
+const STEP_OF_START: Duration = Duration::from_micros(500);
 const DRAIN: Duration = Duration::from_millis(40);
 const SHORTEST_DRAIN: Duration = Duration::from_millis(1);
 /// Time between two censuses of a process whose births and exits are not counted, and how many times what it took.
@@ -173,11 +175,13 @@ impl Watch {
     /// Takes windows until every process has its baseline, but no longer than `limit`.
     pub(super) fn take_baselines(&mut self, limit: Duration) -> Result<(), WatchError> {
         let begin = Instant::now();
-        while !self.all_have_baselines() && begin.elapsed() < limit {
+        loop {
             self.drain()?;
-            thread::sleep(STEP);
+            if self.all_have_baselines() || begin.elapsed() >= limit {
+                return Ok(());
+            }
+            thread::sleep(STEP_OF_START);
         }
-        Ok(())
     }
 
     /// Whether every process that can have a baseline has one.
