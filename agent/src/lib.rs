@@ -11,6 +11,7 @@
 //!                       census/    every goroutine, read from outside: states, stacks       (target memory)
 //!                       ledger/    births, parks, exits, live, losses                        (pure state, no I/O)
 //!                       symbols/   pc ▶ function, file, line, inlined frames
+//!                       understood what is known of a binary, worked out once for whoever asks
 //!                       governor/  measured cost ▶ fidelity                                  (pure state, no I/O)
 //!                       watch/     keeps host, kernel and ledger in step ▶ one snapshot
 //!                       views/     one snapshot ▶ table, JSON
@@ -34,5 +35,6 @@ pub mod runtime;
 pub mod serve;
 pub mod subject;
 pub mod symbols;
+pub mod understood;
 pub mod views;
 pub mod watch;

@@ -73,7 +73,7 @@ fn kernel_report(proc: &Proc, attach: Option<Method>) -> KernelReport {
 }
 
 fn target_reports(proc: &Proc, target: &Target, options: &Options) -> Result<Vec<TargetReport>, Failure> {
-    let mut binaries = Binaries::new(options.target.symbols());
+    let mut binaries = Binaries::new(options.target.understanding());
     let named = !target.pids().is_empty();
     let pids = if named { target.pids().to_vec() } else { proc.pids()? };
     let mut reports = Vec::new();
@@ -116,8 +116,8 @@ fn target_report(
         Ok((Some(binary), found)) => {
             report.library = found.library_path().map(str::to_owned);
             report.watchable = true;
-            report.go_version = Some(binary.binary.go_version().to_string());
-            report.layout = Some(binary.layout.source.to_string());
+            report.go_version = Some(binary.understood.binary.go_version().to_string());
+            report.layout = Some(binary.understood.layout.source.to_string());
             report.notes.clone_from(&binary.plan.notes);
             report.notes.extend(binary.plan.run.as_ref().err().map(|why| format!("no story can be told: {why}")));
             report.probes = binary

@@ -92,7 +92,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         CensusError::Host(error) => Failure::Host(error),
         why => Failure::Census { pid: options.pid, why },
     };
-    let subjects = Subjects::new(Proc::default(), options.symbols.source());
+    let subjects = Subjects::new(Proc::default(), options.symbols.understanding());
     let subject = subjects.subject(options.pid).map_err(failure)?;
     let detail = options.format.detail(!options.label.is_empty());
     let census = subject.census(detail, options.timeout, ()).map_err(failure)?;

@@ -65,7 +65,7 @@ struct Lister {
 
 impl Lister {
     fn new(proc: Proc, options: &Options) -> Self {
-        let binaries = Binaries::new(options.target.symbols());
+        let binaries = Binaries::new(options.target.understanding());
         Self { proc, binaries, facts: HashMap::new(), not_looked_at: BTreeMap::new() }
     }
 
@@ -104,7 +104,8 @@ impl Lister {
         };
         let watchable = found.as_ref().ok().and_then(|found| self.binaries.get(found.file));
         let library = found.as_ref().ok().and_then(|found| found.library_path().map(str::to_owned));
-        let facts = self.facts(pid, watchable.as_ref().map(|watchable| &*watchable.binary), library.is_some())?;
+        let facts =
+            self.facts(pid, watchable.as_ref().map(|watchable| &*watchable.understood.binary), library.is_some())?;
         let environment = self.proc.environment(pid)?;
         let cgroup = self.proc.cgroup(pid)?;
         let limits = cgroup.limits(&self.proc.cgroup_root());
@@ -130,7 +131,7 @@ impl Lister {
             environment: environment.iter().map(|(name, value)| (name, value.to_owned())).collect(),
             watchable: watchable.is_some(),
             reason,
-            layout: watchable.map(|watchable| watchable.layout.source.to_string()),
+            layout: watchable.map(|watchable| watchable.understood.layout.source.to_string()),
         }))
     }
 

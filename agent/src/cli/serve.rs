@@ -137,7 +137,7 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
     let settings = flags.settings(&options).map_err(ServeError::from)?;
     let config = Config {
         target: settings.target.clone(),
-        symbols: flags.symbols.unwrap_or_default().source(),
+        understanding: flags.symbols.unwrap_or_default().understanding(),
         // Requests with a token may ask for stories.
         sizes: flags.bounds.sizes(settings.token_file.is_some() || flags.fidelity == Some(Fidelity::Story), &[]),
         audit_every: flags.audit_every.map_or(Duration::from_secs(60), |span| span.0),

@@ -1,9 +1,11 @@
 //! `--pid` and the rules: which processes a command is about.
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use super::rules::RuleOptions;
-use crate::{kernel::Method, symbols::SymbolSource, watch::Target};
+use crate::{kernel::Method, symbols::SymbolSource, understood::Understanding, watch::Target};
 
 /// Which processes; every Go process of the host where nothing is given.
 #[derive(Clone, Debug, Args)]
@@ -50,17 +52,18 @@ impl TargetOptions {
         Target::Pids(pids)
     }
 
-    pub(super) fn symbols(&self) -> SymbolSource {
-        self.symbols.source()
+    pub(super) fn understanding(&self) -> Arc<Understanding> {
+        self.symbols.understanding()
     }
 }
 
 impl Symbols {
-    pub(super) fn source(self) -> SymbolSource {
-        match self {
+    /// Understands binaries, with names from there.
+    pub(super) fn understanding(self) -> Arc<Understanding> {
+        Arc::new(Understanding::new(match self {
             Self::Auto => SymbolSource::Auto,
             Self::Dwarf => SymbolSource::Dwarf,
             Self::Gopclntab => SymbolSource::Gopclntab,
-        }
+        }))
     }
 }

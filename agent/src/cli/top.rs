@@ -83,7 +83,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
     let sizes = options.bounds.sizes(options.budget.fidelity == Fidelity::Story, target.pids());
     let config = Config {
         target,
-        symbols: options.target.symbols(),
+        understanding: options.target.understanding(),
         sizes: Sizes { ring_bytes: options.ring_bytes.unwrap_or(sizes.ring_bytes), ..sizes },
         audit_every: options.audit_every,
         attach: options.attach.method,

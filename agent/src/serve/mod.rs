@@ -106,9 +106,9 @@ async fn serve(
     let mut signals = Signals::new()?;
     let live = settings.load()?;
     let mut server = Server::bind(&settings, &live)?;
-    let symbols = watch.symbols;
+    let understanding = Arc::clone(&watch.understanding);
     let mut watcher = Watcher::start(watch, settings.interval)?;
-    let state = Arc::new(State::new(&settings, live, symbols, &watcher)?);
+    let state = Arc::new(State::new(&settings, live, understanding, &watcher)?);
     let numbers = numbers::start(Arc::clone(&state));
     let metrics = metrics::start(Arc::clone(&state));
     let exporter = settings.collector.clone().map(|collector| otlp::start(collector, Arc::clone(&state)));

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     host::Proc,
     subject::{AllFacts, Subjects},
-    symbols::SymbolSource,
+    understood::Understanding,
     watch::{Snapshot, snapshot::ProcessSnapshot},
 };
 
@@ -47,7 +47,7 @@ impl State {
     pub(super) fn new(
         settings: &Settings,
         live: settings::Live,
-        symbols: SymbolSource,
+        understanding: Arc<Understanding>,
         watcher: &Watcher,
     ) -> prometheus::Result<Self> {
         Ok(Self {
@@ -55,7 +55,7 @@ impl State {
             snapshots: watcher.snapshots(),
             control: watcher.control(),
             proc: Proc::default(),
-            subjects: Subjects::new(Proc::default(), symbols),
+            subjects: Subjects::new(Proc::default(), understanding),
             censuses: CensusLimits::new(settings.limits.censuses),
             metrics: Metrics::new(settings.site_series)?,
             facts: Mutex::default(),

@@ -1,12 +1,12 @@
 //! One process, understood on request and read once, without probes: what `dump` and the HTTP server are made of.
 //!
-//! Any Go process can be a subject, watched or not. What is known of its binary is kept ([`Subjects`]), so that asking
-//! again costs no parsing. Refuses what a census refuses, with [`CensusError`].
+//! Any Go process can be a subject, watched or not. What is known of its binary is kept ([`Understanding`]), so that
+//! asking again costs no parsing. Refuses what a census refuses, with [`CensusError`].
 
-mod cache;
 mod facts;
 
 use std::{
+    fs::File,
     path::PathBuf,
     sync::{Arc, mpsc},
     thread,
@@ -18,26 +18,15 @@ use crate::{
     binary::{Binary, BinaryError},
     census::{Census, CensusError, Detail, Runtime},
     export::{Dump, Names, ProcessFacts},
-    host::{HostError, Identity, Proc, ProcessMemory, Threads},
-    runtime::{Layout, WaitReasons},
-    symbols::{SymbolSource, Symbolizer},
+    host::{FileSource, HostError, Identity, Proc, ProcessMemory, Threads},
+    understood::{Understanding, Understood},
 };
-use cache::Cache;
 pub use facts::{AllFacts, Facts};
 
-/// Understands processes, and remembers their binaries.
+/// Understands processes.
 pub struct Subjects {
     proc: Proc,
-    symbols: SymbolSource,
-    known: Cache,
-}
-
-/// What is known of a binary, for all its processes.
-pub struct Understood {
-    binary: Arc<Binary>,
-    layout: Layout,
-    wait_reasons: WaitReasons,
-    symbolizer: Symbolizer,
+    understanding: Arc<Understanding>,
 }
 
 /// One process, ready to have its goroutines read.
@@ -50,10 +39,10 @@ pub struct Subject {
 }
 
 impl Subjects {
-    /// Understands no process yet.
+    /// Those of a host; what their binaries are is remembered in `understanding`.
     #[must_use]
-    pub fn new(proc: Proc, symbols: SymbolSource) -> Self {
-        Self { proc, symbols, known: Cache::default() }
+    pub fn new(proc: Proc, understanding: Arc<Understanding>) -> Self {
+        Self { proc, understanding }
     }
 
     /// Understands process `pid`.
@@ -85,7 +74,11 @@ impl Subjects {
     /// and its path.
     fn runtime(&self, pid: u32, exe: &str) -> Result<(Arc<Understood>, Bias, String), CensusError> {
         let proc = &self.proc;
-        let understand = |file| self.known.understand(file, exe, self.symbols);
+        let understand = |file: Arc<File>| -> Result<Arc<Understood>, CensusError> {
+            let (source, id) = FileSource::new(file)
+                .map_err(|error| HostError::Unreadable { path: PathBuf::from(exe), why: error.to_string() })?;
+            Ok(self.understanding.of(source, id)?)
+        };
         let not_loaded = || BinaryError::Unsupported { what: "program headers that are not loaded with the program" };
         let refusal = match understand(proc.open_executable(pid)?) {
             Ok(understood) => {

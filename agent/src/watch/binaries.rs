@@ -1,4 +1,4 @@
-//! What is known of each binary: worked out once, shared by all its processes.
+//! What is known of each binary, and its probes: worked out once, shared by all its processes.
 
 use std::{
     collections::HashMap,
@@ -13,12 +13,12 @@ use parkranger_common::probe::{Event, GOffsets, MAX_BINARIES, ProbeWord};
 
 use crate::{
     address::VirtAddr,
-    binary::{Architecture, Binary, BinaryError, may_hold_go},
-    host::{DebugFolder, FileId, FileSource, FileVersion, HostError, MappedFile, Mapping},
+    binary::{Architecture, may_hold_go},
+    host::{FileId, FileSource, FileVersion, HostError, MappedFile, Mapping},
     kernel::attach::Probe,
     plan::{GoroutineSource, Plan, ProbePoint},
-    runtime::{Layout, WaitReasons},
-    symbols::{Cache, Frame, SymbolSource, Symbolizer},
+    symbols::{Cache, Frame},
+    understood::{UnderstandError, Understanding, Understood},
 };
 
 /// Why the processes of a binary are not watched.
@@ -62,12 +62,10 @@ pub enum Refusal {
 pub struct Watchable {
     /// The file that runs.
     pub file: Arc<File>,
-    /// Its facts.
-    pub binary: Arc<Binary>,
+    /// What there is to know of it without its probes.
+    pub understood: Arc<Understood>,
     /// Where the program headers are in the file's addresses: with what the process says, the bias.
     pub program_headers: VirtAddr,
-    /// The layout of its runtime.
-    pub layout: Layout,
     /// The instructions to probe.
     pub plan: Plan,
     /// The binary's part of every probe's word.
@@ -76,11 +74,8 @@ pub struct Watchable {
     pub probes: Vec<Probe>,
     /// The probes of a story, beside those; or why none can be told.
     pub story: Result<Vec<Probe>, String>,
-    /// Names of wait reasons.
-    pub wait_reasons: WaitReasons,
     /// Whether some process's memory agreed with the layout.
     proved: AtomicBool,
-    symbolizer: Symbolizer,
     names: Mutex<Cache<(VirtAddr, VirtAddr), SiteNames>>,
 }
 
@@ -122,7 +117,7 @@ impl Watchable {
         names.get(key).unwrap_or_else(|| {
             let made = SiteNames {
                 created_by: self.frames(gopc).into_iter().next(),
-                start: if startpc.0 == 0 { None } else { self.symbolizer.entry(startpc).ok().flatten() },
+                start: if startpc.0 == 0 { None } else { self.understood.symbolizer.entry(startpc).ok().flatten() },
             };
             names.insert(key, made.clone(), made.weight());
             made
@@ -131,7 +126,7 @@ impl Watchable {
 
     /// The frames of a return address, innermost first. Empty where nothing is known of it.
     pub fn frames(&self, return_address: VirtAddr) -> Vec<Frame> {
-        self.symbolizer.frames(return_address).unwrap_or_else(|error| {
+        self.understood.symbolizer.frames(return_address).unwrap_or_else(|error| {
             tracing::debug!("no names for {return_address}: {error}");
             Vec::new()
         })
@@ -140,7 +135,7 @@ impl Watchable {
 
 /// All binaries looked at so far, watchable or not.
 pub struct Binaries {
-    symbols: SymbolSource,
+    understanding: Arc<Understanding>,
     known: HashMap<FileId, Known>,
     /// Shared objects by what /proc/PID/maps says of them, so that libc is opened once.
     libraries: HashMap<(MappedFile, String), Result<FileId, Refusal>>,
@@ -159,8 +154,8 @@ const MAX_LIBRARIES: usize = 1 << 16;
 impl Binaries {
     /// None yet.
     #[must_use]
-    pub fn new(symbols: SymbolSource) -> Self {
-        Self { symbols, known: HashMap::new(), libraries: HashMap::new(), next: 1 }
+    pub fn new(understanding: Arc<Understanding>) -> Self {
+        Self { understanding, known: HashMap::new(), libraries: HashMap::new(), next: 1 }
     }
 
     /// Works out everything about a binary, or remembers it.
@@ -177,7 +172,8 @@ impl Binaries {
         if let Some(known) = self.known.get(&id).filter(|known| known.outcome.is_ok() || known.version == version) {
             return known.outcome.as_ref().map(|_| id).map_err(Refusal::clone);
         }
-        let outcome = understand(file, source, self.next, self.symbols).map(Arc::new);
+        let understood = self.understanding.of(source, id).map_err(Refusal::from);
+        let outcome = understood.and_then(|understood| watchable(file, understood, self.next)).map(Arc::new);
         if outcome.is_ok() {
             self.next = (self.next + 1) % MAX_BINARIES;
         }
@@ -234,17 +230,23 @@ impl Binaries {
     }
 }
 
-fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolSource) -> Result<Watchable, Refusal> {
-    let binary = Arc::new(DebugFolder::default().read_binary(source).map_err(|error| match error {
-        BinaryError::NotElf | BinaryError::NotGo => Refusal::NotGo,
-        other => Refusal::Binary(other.to_string()),
-    })?);
+impl From<UnderstandError> for Refusal {
+    fn from(error: UnderstandError) -> Self {
+        match error {
+            error if error.is_not_go() => Self::NotGo,
+            UnderstandError::Layout(_) | UnderstandError::WaitReasons(_) => Self::Layout(error.to_string()),
+            UnderstandError::Binary(_) | UnderstandError::Symbols(_) => Self::Binary(error.to_string()),
+        }
+    }
+}
+
+/// Plans the probes of a binary that is understood.
+fn watchable(file: Arc<File>, understood: Arc<Understood>, number: u32) -> Result<Watchable, Refusal> {
+    let (binary, layout) = (&understood.binary, &understood.layout);
     if Some(binary.architecture()) != Architecture::of_this_agent() {
         return Err(Refusal::Architecture);
     }
-    let layout = Layout::of(&binary).map_err(|error| Refusal::Layout(error.to_string()))?;
-    let plan = Plan::of(&*binary).map_err(|error| Refusal::Plan(error.to_string()))?;
-    let wait_reasons = WaitReasons::of(&binary).map_err(|error| Refusal::Layout(error.to_string()))?;
+    let plan = Plan::of(&**binary).map_err(|error| Refusal::Plan(error.to_string()))?;
     let offsets = GOffsets {
         gopc: layout.gopc,
         startpc: layout.startpc,
@@ -274,20 +276,15 @@ fn understand(file: Arc<File>, source: FileSource, number: u32, symbols: SymbolS
     let program_headers = binary
         .program_headers_address()
         .ok_or_else(|| Refusal::Binary("its program headers are not loaded with it".to_owned()))?;
-    let symbolizer =
-        Symbolizer::new(Arc::clone(&binary), symbols).map_err(|error| Refusal::Binary(error.to_string()))?;
     Ok(Watchable {
         file,
-        binary,
+        understood,
         program_headers,
-        layout,
         plan,
         word,
         probes,
         story,
-        wait_reasons,
         proved: AtomicBool::new(false),
-        symbolizer,
         names: Mutex::new(Cache::new(NAMES_BYTES)),
     })
 }

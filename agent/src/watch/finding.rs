@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -66,7 +67,7 @@ pub(super) struct Finder {
 
 impl Finder {
     pub(super) fn new(proc: Proc, config: &Config) -> Self {
-        let binaries = Binaries::new(config.symbols);
+        let binaries = Binaries::new(Arc::clone(&config.understanding));
         Self { proc, target: config.target.clone(), binaries, refused: BTreeMap::new() }
     }
 

@@ -61,7 +61,7 @@ use crate::{
     host::{FileId, HostError, Identity, Proc, monotonic_ns},
     kernel::{Capability, Kernel, KernelError, Method, Sizes},
     ledger::{Ledger, ProcessLedger},
-    symbols::SymbolSource,
+    understood::Understanding,
 };
 use finding::Finder;
 use governing::Governing;
@@ -103,8 +103,8 @@ pub enum WatchError {
 pub struct Config {
     /// Which processes.
     pub target: Target,
-    /// Where names come from.
-    pub symbols: SymbolSource,
+    /// What is known of binaries; others may ask there, too.
+    pub understanding: Arc<Understanding>,
     /// Sizes of the kernel's maps.
     pub sizes: Sizes,
     /// Time between two audits of a process.

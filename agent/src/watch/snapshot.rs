@@ -197,9 +197,9 @@ impl Watch {
             start_time: process.identity.start_time,
             exe: process.exe.display().to_string(),
             library: process.library.clone(),
-            go_version: binary.binary.go_version().to_string(),
-            layout: binary.layout.source.to_string(),
-            layout_is_older: matches!(binary.layout.source, LayoutSource::NewestKnown { .. }),
+            go_version: binary.understood.binary.go_version().to_string(),
+            layout: binary.understood.layout.source.to_string(),
+            layout_is_older: matches!(binary.understood.layout.source, LayoutSource::NewestKnown { .. }),
             baseline,
             audits: ledger.audits,
             governed: self.governed(id, process.file),
@@ -295,7 +295,7 @@ fn named(waits: impl Iterator<Item = (u8, u64)>, binary: &Watchable) -> BTreeMap
 }
 
 fn reason_name(reason: u8, binary: &Watchable) -> String {
-    binary.wait_reasons.name(reason).map_or_else(|| format!("reason {reason}"), str::to_owned)
+    binary.understood.wait_reasons.name(reason).map_or_else(|| format!("reason {reason}"), str::to_owned)
 }
 
 /// Events that found no site still belong to the process's totals, so they have a row.

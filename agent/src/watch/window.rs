@@ -284,12 +284,12 @@ impl Watch {
             return Ok(());
         }
         let Some((_, process, binary)) = self.processes().find(|(other, ..)| *other == id) else { return Ok(()) };
-        let stock = GoidStock::of(binary.binary.go_version());
+        let stock = GoidStock::of(binary.understood.binary.go_version());
         let offsets = Window {
             process: id,
             tail: ProcessId(0),
-            goid: u64::from(binary.layout.goid),
-            m: u64::from(binary.layout.m),
+            goid: u64::from(binary.understood.layout.goid),
+            m: u64::from(binary.understood.layout.m),
             p: u64::from(stock.m_p),
             goidcache: u64::from(stock.p_goidcache),
         };

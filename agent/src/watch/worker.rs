@@ -101,7 +101,7 @@ impl Job {
         asked: &Receiver<Vec<RuntimeAddr>>,
         stocks: &Sender<Stocks>,
     ) {
-        let witness = self.bias.to_runtime(self.binary.binary.function_table_address());
+        let witness = self.bias.to_runtime(self.binary.understood.binary.function_table_address());
         let memory = match ProcessMemory::open(&self.proc, self.identity, witness) {
             Ok(memory) => memory,
             Err(error) => {
@@ -126,7 +126,7 @@ impl Job {
     }
 
     fn goroutines(&self, memory: &ProcessMemory) -> Result<Found, CensusError> {
-        let (binary, layout) = (Arc::clone(&self.binary.binary), self.binary.layout.clone());
+        let (binary, layout) = (Arc::clone(&self.binary.understood.binary), self.binary.understood.layout.clone());
         let runtime = Runtime::find(memory, binary, self.bias, layout)?;
         let census = runtime.census(memory, Detail::default())?;
         let goroutines = census.goroutines.iter();

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use parkranger::{
     kernel::{Attachment, Capability, Kernel, Sizes, attach::Probe},
     symbols::SymbolSource,
+    understood::Understanding,
     watch::Binaries,
 };
 use parkranger_common::{
@@ -75,7 +76,7 @@ impl Variant for Own {
     }
 
     fn attach(&mut self, target: &Traced, event: Event) -> Result<()> {
-        let mut binaries = Binaries::new(SymbolSource::Auto);
+        let mut binaries = Binaries::new(Arc::new(Understanding::new(SymbolSource::Auto)));
         let file = binaries.understand(Arc::new(File::open(&target.path)?))?;
         let binary = binaries.get(file).context("the target's binary")?;
         // Each attachment is a run of its own in the counters.
