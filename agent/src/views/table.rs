@@ -100,9 +100,18 @@ pub fn render(snapshot: &Snapshot, before: Option<&Snapshot>, options: TableOpti
         );
     }
     for (name, count) in &snapshot.losses {
-        let _ = writeln!(text, "LOST {name}: {count}");
+        let _ = writeln!(text, "LOST {name}: {count}{}", way_out(name));
     }
     text
+}
+
+/// What makes room for what was lost.
+fn way_out(loss: &str) -> &'static str {
+    match loss {
+        "site_map_full" | "wait_map_full" => " (--max-sites gives more room)",
+        "process_map_full" => " (--max-processes gives more room)",
+        _ => "",
+    }
 }
 
 /// How many rows each process gets: the limit, or a fair share of the screen.
@@ -193,7 +202,7 @@ fn render_process(
             .losses
             .iter()
             .filter(|(_, count)| **count > 0)
-            .fold(String::new(), |text, (name, count)| format!("{text}  LOST {name} {count}")),
+            .fold(String::new(), |text, (name, count)| format!("{text}  LOST {name} {count}{}", way_out(name))),
     );
     if let Some(story) = &process.story {
         story::render(text, story);
@@ -314,4 +323,20 @@ fn created_at(site: &SiteSnapshot) -> String {
 
 const fn plural(count: usize, ending: &'static str) -> &'static str {
     if count == 1 { "" } else { ending }
+}
+
+#[cfg(test)]
+mod tests {
+    use parkranger_common::loss::{HostLoss, ProcessLoss};
+
+    use super::*;
+
+    #[test]
+    fn what_has_a_bound_names_it() {
+        let of = |names: &[&'static str]| names.iter().filter(|name| !way_out(name).is_empty()).count();
+        let process: Vec<_> = ProcessLoss::ALL.iter().map(|loss| loss.name()).collect();
+        let host: Vec<_> = HostLoss::ALL.iter().map(|loss| loss.name()).collect();
+        assert_eq!((of(&process), of(&host)), (2, 1));
+        assert!(way_out(ProcessLoss::SiteMapFull.name()).contains("--max-sites"));
+    }
 }
