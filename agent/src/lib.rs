@@ -6,12 +6,12 @@
 //!  bytes of a binary ─▶ binary/    facts: Go version, functions, lines, DWARF, build info   (pure, hostile input)
 //!                       runtime/   layouts and wait reasons per Go version
 //!                       plan/      which instruction to probe, or why not                   (pure)
+//!                       symbols/   pc ▶ function, file, line, inlined frames
 //!  a host            ─▶ host/      processes: scan, identity, opening their binaries         (/proc)
+//!                       understood what is known of a binary, worked out once for whoever asks
 //!                       kernel/    load, attach, counters, ring buffer                       (the only user of aya)
 //!                       census/    every goroutine, read from outside: states, stacks       (target memory)
 //!                       ledger/    births, parks, exits, live, losses                        (pure state, no I/O)
-//!                       symbols/   pc ▶ function, file, line, inlined frames
-//!                       understood what is known of a binary, worked out once for whoever asks
 //!                       governor/  measured cost ▶ fidelity                                  (pure state, no I/O)
 //!                       watch/     keeps host, kernel and ledger in step ▶ one snapshot
 //!                       views/     one snapshot ▶ table, JSON

@@ -11,7 +11,6 @@ use std::{
 
 use crate::{
     binary::{Binary, BinaryError},
-    census::CensusError,
     host::{DebugFolder, FileId, FileSource, FileVersion},
     runtime::{Layout, LayoutError, WaitReasonError, WaitReasons},
     symbols::{SymbolError, SymbolSource, Symbolizer},
@@ -56,17 +55,6 @@ impl UnderstandError {
     #[must_use]
     pub fn is_not_go(&self) -> bool {
         matches!(self, Self::Binary(BinaryError::NotElf | BinaryError::NotGo))
-    }
-}
-
-impl From<UnderstandError> for CensusError {
-    fn from(error: UnderstandError) -> Self {
-        match error {
-            UnderstandError::Binary(error) => error.into(),
-            UnderstandError::Layout(error) => error.into(),
-            UnderstandError::WaitReasons(error) => error.into(),
-            UnderstandError::Symbols(error) => error.into(),
-        }
     }
 }
 

@@ -3,8 +3,7 @@
 use crate::{
     binary::BinaryError,
     host::{HostError, MemoryError},
-    runtime::{LayoutError, WaitReasonError},
-    symbols::SymbolError,
+    understood::UnderstandError,
 };
 
 /// Why the goroutines of a process could not be read.
@@ -13,16 +12,10 @@ use crate::{
 pub enum CensusError {
     /// Its binary is not understood.
     #[error(transparent)]
+    Understand(#[from] UnderstandError),
+    /// What is looked for in its binary cannot be read.
+    #[error(transparent)]
     Binary(#[from] BinaryError),
-    /// Where the fields of a goroutine are is not known.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// The names of wait reasons are not known.
-    #[error(transparent)]
-    WaitReasons(#[from] WaitReasonError),
-    /// No names for addresses.
-    #[error(transparent)]
-    Symbols(#[from] SymbolError),
     /// The process cannot be looked at.
     #[error(transparent)]
     Host(#[from] HostError),

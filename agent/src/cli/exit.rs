@@ -6,10 +6,10 @@ use std::{
 };
 
 use crate::{
-    binary::BinaryError,
     census::CensusError,
     host::HostError,
     serve::ServeError,
+    understood::UnderstandError,
     watch::{WatchError, binaries::Refusal},
 };
 
@@ -73,8 +73,11 @@ pub(super) fn report(done: Result<(), Failure>) -> Exit {
         // The probes were refused by the kernel, not by what the binary is.
         Failure::Watch(WatchError::Refused { why: Refusal::Attach(_), .. }) => Exit::Failure,
         // What the process is, not what went wrong.
-        Failure::Census { why: CensusError::Binary(BinaryError::NotElf | BinaryError::NotGo), .. }
-        | Failure::Census { why: CensusError::Layout(_) | CensusError::NotFound { .. }, .. }
+        Failure::Census { why: CensusError::Understand(why), .. } if why.is_not_go() => Exit::NothingToWatch,
+        Failure::Census {
+            why: CensusError::Understand(UnderstandError::Layout(_)) | CensusError::NotFound { .. },
+            ..
+        }
         | Failure::Host(HostError::NoExecutable { .. }) => Exit::NothingToWatch,
         Failure::Watch(WatchError::Refused { .. } | WatchError::Host(HostError::NoExecutable { .. })) => {
             Exit::NothingToWatch

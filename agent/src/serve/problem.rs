@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::{binary::BinaryError, census::CensusError, host::HostError};
+use crate::{census::CensusError, host::HostError};
 
 /// Why a request is not answered.
 #[derive(Clone, Debug)]
@@ -76,9 +76,7 @@ impl From<CensusError> for Problem {
             CensusError::Host(HostError::NoSuchProcess { .. } | HostError::NoExecutable { .. }) => {
                 Self::new(StatusCode::NOT_FOUND, "process", message)
             }
-            CensusError::Binary(BinaryError::NotElf | BinaryError::NotGo) => {
-                Self::new(StatusCode::NOT_FOUND, "process", message)
-            }
+            CensusError::Understand(why) if why.is_not_go() => Self::new(StatusCode::NOT_FOUND, "process", message),
             CensusError::Starting | CensusError::Unsteady => {
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "census", message);
                 Self { retry_after_s: Some(1), ..problem }

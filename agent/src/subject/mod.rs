@@ -87,7 +87,7 @@ impl Subjects {
             }
             Err(why) => why,
         };
-        if !matches!(refusal, CensusError::Binary(BinaryError::NotElf | BinaryError::NotGo)) {
+        if !matches!(&refusal, CensusError::Understand(why) if why.is_not_go()) {
             return Err(refusal);
         }
         for mapping in proc.code_mappings(pid)? {
