@@ -63,6 +63,8 @@ pub struct SiteCounts {
     pub window_births: u64,
     /// Goroutines ended in windows, each with a record.
     pub window_exits: u64,
+    /// Creation stacks sent; the kernel side sends one from each CPU.
+    pub stacks: u64,
 }
 
 impl SiteCounts {
@@ -86,6 +88,7 @@ impl SiteCounts {
             exits: self.exits + other.exits,
             window_births: self.window_births + other.window_births,
             window_exits: self.window_exits + other.window_exits,
+            stacks: self.stacks + other.stacks,
         }
     }
 }

@@ -4,16 +4,16 @@
 //!
 //! - [`probe`]: the 64-bit word that a probe carries (its attach cookie),
 //! - [`counts`]: keys and values of the counter maps,
-//! - [`event`]: records of the ring buffer,
 //! - [`loss`]: everything that can go missing, by name,
+//! - [`record`]: records of the ring buffers,
 //! - [`story`]: how long goroutines wait and live,
-//! - [`window`]: births and exits told one by one, for a short time.
+//! - [`window`]: births and exits told one by one, for an audit.
 #![no_std]
 
 pub mod counts;
-pub mod event;
 pub mod loss;
 pub mod probe;
+pub mod record;
 pub mod story;
 pub mod window;
 
@@ -33,12 +33,8 @@ pub mod names {
     pub const STORY_MULTI: &str = "story_multi";
     /// The same through a perf-event uprobe with a cookie.
     pub const STORY_SINGLE: &str = "story_single";
-    /// Does nothing: the floor that benchmarks and calibration measure against.
-    pub const EMPTY_MULTI: &str = "empty_multi";
     /// A process called execve.
     pub const PROCESS_EXEC: &str = "process_exec";
-    /// A process's first thread exited.
-    pub const PROCESS_EXIT: &str = "process_exit";
 
     /// tgid ▶ [`crate::counts::Process`]: who is watched.
     pub const PROCESSES: &str = "PROCESSES";
@@ -60,6 +56,8 @@ pub mod names {
     pub const HISTOGRAMS: &str = "HISTOGRAMS";
     /// [`crate::story::SpentKey`] ▶ [`crate::story::Spent`].
     pub const SPENT: &str = "SPENT";
-    /// The ring buffer of [`crate::event`] records.
-    pub const EVENTS: &str = "EVENTS";
+    /// The ring buffer of [`crate::record::ProcessRecord`]s.
+    pub const PROCESS_RECORDS: &str = "PROCESS_RECORDS";
+    /// The ring buffer of [`crate::record::StreamRecord`]s.
+    pub const STREAM_RECORDS: &str = "STREAM_RECORDS";
 }

@@ -33,7 +33,7 @@ losses! {
         GoroutineUnreadable = 2: "goroutine_unreadable",
         /// The start function of a new goroutine could not be read: birth counted at its site, start function unknown.
         StartUnreadable = 3: "start_unreadable",
-        /// The ring buffer was full: a site's creation stack was not kept. No count is affected.
+        /// The ring buffer was full: a site's creation stack is sent with a later birth. No count is affected.
         StackDropped = 4: "creation_stack_dropped",
         /// The map of a story's goroutines was full: a wait or a lifetime is not in it.
         GoroutineMapFull = 5: "goroutine_map_full",
@@ -47,7 +47,7 @@ losses! {
     HostLoss {
         /// The process map was full: a process was not counted at all.
         ProcessMapFull = 0: "process_map_full",
-        /// The ring buffer was full: the agent learns of a process's start, exec or exit later, from /proc.
+        /// The ring buffer was full: the agent learns of a process's start or exec later, from /proc.
         LifecycleDropped = 1: "process_event_dropped",
         /// The map of unattributed counts was full: such events of some process went uncounted.
         UnattributedFull = 2: "unattributed_map_full",

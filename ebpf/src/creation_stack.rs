@@ -1,53 +1,54 @@
-//! The stack of the goroutine that made another one, taken once per site.
+//! The stack of the goroutine that made another one, taken once per site and CPU.
 
-use aya_ebpf::{
-    helpers::{bpf_ktime_get_ns, bpf_probe_read_user},
-    programs::ProbeContext,
-};
+use aya_ebpf::{helpers::bpf_probe_read_user, programs::ProbeContext};
 use parkranger_common::{
     counts::SiteKey,
-    event::{Kind, MAX_STACK, Record},
     loss::ProcessLoss,
     probe::ProbeWord,
+    record::{Header, MAX_STACK, SiteSeen, Tag, Tagged},
 };
 
-use crate::{RING_FLAGS, maps::EVENTS, registers, scheduler::lose};
+use crate::{RING_FLAGS, maps::STREAM_RECORDS, registers, scheduler::lose};
 
-/// Sends the first sight of a site. The creator waits on its own stack while `newproc1` runs on g0, so its frame
-/// pointers hang on `callergp.sched.bp`. A creator that is g0 itself (`time.AfterFunc`) has no stack to show.
-#[inline(always)]
-pub fn send(ctx: &ProbeContext, key: &SiteKey, word: ProbeWord) {
-    let Some(mut entry) = EVENTS.reserve::<Record>(0) else {
+/// Sends the creation stack of a site, and says if that worked: where it did not, the next birth has another try. The
+/// creator waits on its own stack while `newproc1` runs on g0, so its frame pointers hang on `callergp.sched.bp`. A
+/// creator that is g0 itself (`time.AfterFunc`) has no stack to show.
+#[inline(never)]
+pub fn send(ctx: &ProbeContext, key: &SiteKey, word: ProbeWord) -> bool {
+    let creator = registers::argument_2(ctx);
+    let ([low, high], frame) = if creator == registers::current_g(ctx) {
+        ([0, 0], 0)
+    } else {
+        // SAFETY: reads user memory through the kernel's checked copy.
+        let (bounds, frame) = unsafe {
+            (
+                bpf_probe_read_user(creator as *const [u64; 2]),
+                bpf_probe_read_user((creator + word.sched_bp_offset()) as *const u64),
+            )
+        };
+        let (Ok(bounds), Ok(frame)) = (bounds, frame) else { return false };
+        (bounds, frame)
+    };
+    let Some(mut entry) = STREAM_RECORDS.reserve::<Tagged<SiteSeen>>(0) else {
         lose(key.process, ProcessLoss::StackDropped, None);
-        return;
+        return false;
     };
     let record = entry.as_mut_ptr();
     // SAFETY: the reservation is as large as a record; every field is written before it is submitted.
     unsafe {
-        (*record).kind = Kind::SiteSeen as u32;
-        (*record).site = *key;
-        (*record).time_ns = bpf_ktime_get_ns();
-        (*record).word = word.0;
-        (*record).stack = [0; MAX_STACK];
-        let creator = registers::argument_2(ctx);
-        let mut depth = 0;
-        if creator != registers::current_g(ctx) {
-            if let (Ok([low, high]), Ok(frame)) = (
-                bpf_probe_read_user(creator as *const [u64; 2]),
-                bpf_probe_read_user((creator + word.sched_bp_offset()) as *const u64),
-            ) {
-                depth = walk(&mut (*record).stack, low, high, frame);
-            }
-        }
-        (*record).depth = depth;
+        (*record).header = Header::new(Tag::SiteSeen);
+        (*record).body.site = *key;
+        (*record).body.stack = [0; MAX_STACK];
+        (*record).body.depth = walk(&mut (*record).body.stack, low, high, frame);
     }
     entry.submit(RING_FLAGS);
+    true
 }
 
 /// Follows frame pointers upwards inside the stack. A frame is `[saved frame pointer, return address]`.
 #[inline(always)]
-unsafe fn walk(stack: &mut [u64; MAX_STACK], low: u64, high: u64, mut frame: u64) -> u32 {
-    let mut depth = 0u32;
+unsafe fn walk(stack: &mut [u64; MAX_STACK], low: u64, high: u64, mut frame: u64) -> u64 {
+    let mut depth = 0;
     for slot in stack.iter_mut() {
         if frame < low || frame >= high {
             break;

@@ -1,4 +1,4 @@
-//! parkranger's eBPF programs: three scheduler events of Go, the stories of some processes, and exec and exit.
+//! parkranger's eBPF programs: three scheduler events of Go, the stories of some processes, and execve.
 //!
 //! Every program only reads registers and memory of the thread that hit it and adds to maps.
 #![no_std]
@@ -71,20 +71,9 @@ pub fn story_single(ctx: ProbeContext) -> u32 {
     0
 }
 
-#[uprobe(multi)]
-pub fn empty_multi(_ctx: ProbeContext) -> u32 {
-    0
-}
-
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     processes::exec(&ctx);
-    0
-}
-
-#[raw_tracepoint(tracepoint = "sched_process_exit")]
-pub fn process_exit(ctx: RawTracePointContext) -> i32 {
-    processes::exit(&ctx);
     0
 }
 

@@ -51,6 +51,10 @@ pub static HISTOGRAMS: HashMap<HistogramKey, Histogram> = HashMap::with_max_entr
 #[map]
 pub static SPENT: HashMap<SpentKey, Spent> = HashMap::with_max_entries(16384, 0);
 
-/// First sights, exec and exit.
+/// `ProcessRecord`s: adoptions and execve. Nothing else is written here, so that no flood of events costs an adoption.
 #[map]
-pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+pub static PROCESS_RECORDS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+
+/// `StreamRecord`s: creation stacks, births and exits of the audited process.
+#[map]
+pub static STREAM_RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

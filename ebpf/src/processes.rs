@@ -1,4 +1,4 @@
-//! Which run of which process a hit belongs to: adoption of new processes of watched binaries, exec, exit.
+//! The list of watched processes: adoption of new ones of watched binaries, and execve.
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -7,15 +7,15 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use parkranger_common::{
-    counts::{Process, ProcessId, SiteKey},
-    event::{Kind, MAX_STACK, Record},
+    counts::{Process, ProcessId},
     loss::HostLoss,
     probe::ProbeWord,
+    record::{Header, ProcessExec, ProcessSeen, ProgramBegun, Tag, Tagged},
 };
 
 use crate::{
     RING_FLAGS, host_loss,
-    maps::{EVENTS, PROCESSES, STORIES},
+    maps::{PROCESS_RECORDS, PROCESSES, STORIES},
 };
 
 /// Lists a process of a watched binary that the agent does not know yet, so that nothing of it is missed.
@@ -28,7 +28,10 @@ pub fn adopt(tgid: u32, word: ProbeWord, instruction: u64) -> Option<&'static Pr
     // SAFETY: see `scheduler::with_word`.
     let listed = unsafe { PROCESSES.get(&tgid) };
     match listed {
-        Some(listed) if made => send(Kind::ProcessSeen, listed, instruction, now),
+        Some(listed) if made => {
+            let seen = ProcessSeen { process: listed.id, word: listed.word, instruction, time_ns: now };
+            send(Tag::ProcessSeen, seen);
+        }
         Some(_) => {}
         None => host_loss(HostLoss::ProcessMapFull),
     }
@@ -40,46 +43,25 @@ pub fn adopt(tgid: u32, word: ProbeWord, instruction: u64) -> Option<&'static Pr
 #[inline(always)]
 pub fn exec(ctx: &RawTracePointContext) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: see `scheduler::with_word`.
     if let Some(process) = unsafe { PROCESSES.get(&tgid) } {
-        send(Kind::ProcessExec, process, 0, now);
+        send(Tag::ProcessExec, ProcessExec { process: process.id });
         let _ = PROCESSES.remove(&tgid);
         let _ = STORIES.remove(&tgid);
         debug!(ctx, "process {} called execve", tgid);
     } else {
-        send(Kind::ProgramBegun, &Process { id: ProcessId::new(tgid, now), word: 0 }, 0, now);
+        send(Tag::ProgramBegun, ProgramBegun { tgid: tgid.into() });
     }
 }
 
-/// `sched_process_exit` of a first thread. Other threads may live on: the agent looks at /proc and decides.
+/// Writes a record that the agent cannot do without for long.
 #[inline(always)]
-pub fn exit(ctx: &RawTracePointContext) {
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let tgid = (pid_tgid >> 32) as u32;
-    if pid_tgid as u32 != tgid {
-        return;
+fn send<B: 'static>(tag: Tag, body: B) {
+    match PROCESS_RECORDS.reserve::<Tagged<B>>(0) {
+        Some(mut entry) => {
+            entry.write(Tagged { header: Header::new(tag), body });
+            entry.submit(RING_FLAGS);
+        }
+        None => host_loss(HostLoss::LifecycleDropped),
     }
-    // SAFETY: see `scheduler::with_word`.
-    if let Some(process) = unsafe { PROCESSES.get(&tgid) } {
-        send(Kind::ProcessExit, process, 0, unsafe { bpf_ktime_get_ns() });
-        debug!(ctx, "the first thread of process {} exited", tgid);
-    }
-}
-
-#[inline(always)]
-fn send(kind: Kind, process: &Process, gopc: u64, time_ns: u64) {
-    let Some(mut entry) = EVENTS.reserve::<Record>(0) else {
-        host_loss(HostLoss::LifecycleDropped);
-        return;
-    };
-    entry.write(Record {
-        kind: kind as u32,
-        depth: 0,
-        site: SiteKey { process: process.id, gopc, startpc: 0 },
-        time_ns,
-        word: process.word,
-        stack: [0; MAX_STACK],
-    });
-    entry.submit(RING_FLAGS);
 }

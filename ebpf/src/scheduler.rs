@@ -90,20 +90,23 @@ fn birth(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
         }
     };
     let key = SiteKey { process: process.id, gopc, startpc };
-    let (counts, first) = slot(&SITES, &key);
     let open = window::of(process.id);
-    match counts {
+    match slot(&SITES, &key) {
         // SAFETY: a map value lives until its process's counters are read and removed, after its end.
-        Some(counts) if window::is_inside(open) => add_one(unsafe { &raw mut (*counts).window_births }),
-        // SAFETY: as above.
-        Some(counts) => add_one(unsafe { &raw mut (*counts).births }),
+        Some(counts) => unsafe {
+            if window::is_inside(open) {
+                add_one(&raw mut (*counts).window_births);
+            } else {
+                add_one(&raw mut (*counts).births);
+            }
+            if (*counts).stacks == 0 && creation_stack::send(ctx, &key, word) {
+                add_one(&raw mut (*counts).stacks);
+            }
+        },
         None => lose(process.id, ProcessLoss::SiteMapFull, Some(Event::Birth)),
     }
     if let Some(open) = open {
         window::tell_birth(ctx, &key, open);
-    }
-    if first {
-        creation_stack::send(ctx, &key, word);
     }
 }
 
@@ -116,7 +119,7 @@ fn exit(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
         return;
     };
     let open = window::of(process.id);
-    match slot(&SITES, &key).0 {
+    match slot(&SITES, &key) {
         // SAFETY: a map value lives until its process's counters are read and removed, after its end.
         Some(counts) if window::is_inside(open) => add_one(unsafe { &raw mut (*counts).window_exits }),
         // SAFETY: a map value lives until its process's counters are read and removed, after its end.
@@ -149,7 +152,7 @@ fn park(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
         return;
     };
     let key = WaitKey { site, reason: u64::from(reason) };
-    match slot(&WAITS, &key).0 {
+    match slot(&WAITS, &key) {
         Some(parks) => add_one(parks),
         None => lose(process.id, ProcessLoss::WaitMapFull, Some(Event::Park)),
     }
@@ -164,11 +167,11 @@ pub fn site_of(process: ProcessId, g: u64, word: ProbeWord) -> Option<SiteKey> {
     Some(SiteKey { process, gopc, startpc })
 }
 
-/// This CPU's value for `key`, made if need be, and whether this call made it. `None` where the map is full.
+/// This CPU's value for `key`, made if need be. `None` where the map is full.
 #[inline(always)]
-fn slot<K, V: Zero>(map: &PerCpuHashMap<K, V>, key: &K) -> (Option<*mut V>, bool) {
+fn slot<K, V: Zero>(map: &PerCpuHashMap<K, V>, key: &K) -> Option<*mut V> {
     if let Some(value) = map.get_ptr_mut(key) {
-        return (Some(value), false);
+        return Some(value);
     }
     // Two CPUs may come here at once: one insert wins, both then find the value. A lock of the map that cannot be had (its
     // holder has lost its processor to the hypervisor) fails an insert, too, from 6.15 on: that is no full map.
@@ -176,10 +179,10 @@ fn slot<K, V: Zero>(map: &PerCpuHashMap<K, V>, key: &K) -> (Option<*mut V>, bool
         let made = map.insert(key, &V::ZERO, BPF_NOEXIST.into());
         let value = map.get_ptr_mut(key);
         if value.is_some() || made == Err(MAP_IS_FULL) {
-            return (value, made.is_ok());
+            return value;
         }
     }
-    (None, false)
+    None
 }
 
 /// How often a value is tried to be made.
@@ -194,7 +197,7 @@ impl Zero for u64 {
     const ZERO: Self = 0;
 }
 impl Zero for SiteCounts {
-    const ZERO: Self = Self { births: 0, exits: 0, window_births: 0, window_exits: 0 };
+    const ZERO: Self = Self { births: 0, exits: 0, window_births: 0, window_exits: 0, stacks: 0 };
 }
 
 /// Counts a loss and, where the event found no site, the event itself.

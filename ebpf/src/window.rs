@@ -1,4 +1,4 @@
-//! Births and exits told one by one, for the one process that has a window.
+//! Births and exits told one by one, for the one process that is audited.
 
 use aya_ebpf::{
     helpers::{bpf_ktime_get_ns, bpf_probe_read_user},
@@ -6,12 +6,13 @@ use aya_ebpf::{
 };
 use parkranger_common::{
     counts::{ProcessId, SiteKey},
-    window::{Life, LifeKind, Window},
+    record::{Birth, Exit, Header, Tag, Tagged},
+    window::Window,
 };
 
 use crate::{
     RING_FLAGS,
-    maps::{EVENTS, WINDOW},
+    maps::{STREAM_RECORDS, WINDOW},
     registers,
 };
 
@@ -36,7 +37,7 @@ pub fn of(process: ProcessId) -> Option<Open> {
     }
 }
 
-/// Whether events are counted as of the window.
+/// True where events are counted as of the window.
 #[inline(always)]
 pub fn is_inside(open: Option<Open>) -> bool {
     matches!(open, Some(Open { inside: true, .. }))
@@ -45,9 +46,11 @@ pub fn is_inside(open: Option<Open>) -> bool {
 /// Tells of a birth, with the goids its processor has in stock.
 #[inline(never)]
 pub fn tell_birth(ctx: &ProbeContext, site: &SiteKey, open: Open) {
-    let (p, [goid, goid_end]) = stock(ctx, open.window).unwrap_or_default();
-    let kind = if open.inside { LifeKind::Birth } else { LifeKind::BirthAfter };
-    tell(kind, site, goid, goid_end, p);
+    let (p, [goidcache, goidcacheend]) = stock(ctx, open.window).unwrap_or_default();
+    let tag = if open.inside { Tag::Birth } else { Tag::BirthAfter };
+    // SAFETY: the helper has no preconditions.
+    let time_ns = unsafe { bpf_ktime_get_ns() };
+    tell(tag, Birth { site: *site, time_ns, p, goidcache, goidcacheend });
 }
 
 /// Tells of an exit in a window.
@@ -56,7 +59,9 @@ pub fn tell_exit(g: u64, site: &SiteKey, open: Open) {
     if open.inside {
         // SAFETY: reads user memory through the kernel's checked copy.
         let goid = unsafe { bpf_probe_read_user((g + open.window.goid) as *const u64) };
-        tell(LifeKind::Exit, site, goid.unwrap_or_default(), 0, goid.is_ok() as u64);
+        // SAFETY: the helper has no preconditions.
+        let time_ns = unsafe { bpf_ktime_get_ns() };
+        tell(Tag::Exit, Exit { site: *site, time_ns, goid: goid.unwrap_or_default() });
     }
 }
 
@@ -71,13 +76,11 @@ fn stock(ctx: &ProbeContext, window: &Window) -> Option<(u64, [u64; 2])> {
     Some((p, stock))
 }
 
-/// What finds no room is missed: the agent holds the records to the counters.
+/// Writes a record. Without room it is missing: the agent holds the number of records to the counters.
 #[inline(always)]
-fn tell(kind: LifeKind, site: &SiteKey, goid: u64, goid_end: u64, p: u64) {
-    if let Some(mut entry) = EVENTS.reserve::<Life>(0) {
-        // SAFETY: the helper has no preconditions.
-        let time_ns = unsafe { bpf_ktime_get_ns() };
-        entry.write(Life { kind: kind as u64, site: *site, time_ns, goid, goid_end, p });
+fn tell<B: 'static>(tag: Tag, body: B) {
+    if let Some(mut entry) = STREAM_RECORDS.reserve::<Tagged<B>>(0) {
+        entry.write(Tagged { header: Header::new(tag), body });
         entry.submit(RING_FLAGS);
     }
 }

@@ -10,7 +10,7 @@ use parkranger::{
     runtime::{Layout, WaitReasons},
     symbols::{SymbolSource, Symbolizer},
 };
-use parkranger_common::event::{MAX_STACK, Record};
+use parkranger_common::record::{MAX_STACK, ProcessRecord, RecordError, StreamRecord, VERSION};
 
 use crate::{
     image::{Debug, RECIPES},
@@ -41,7 +41,7 @@ pub enum Parser {
     DebugFile,
     /// `Plan::of`: the prologues.
     Plan,
-    /// `Record::parse`: the ring buffer.
+    /// `ProcessRecord::parse` and `StreamRecord::parse`: the ring buffers.
     Record,
 }
 
@@ -164,17 +164,34 @@ fn debug_file(input: Input) -> bool {
 fn plan(binary: &Binary) -> bool {
     let Ok(plan) = Plan::of(binary) else { return false };
     for point in &plan.points {
-        assert!(point.emulated, "{point:?}");
         assert_eq!(binary.file_offset(point.address), Some(point.offset), "{point:?}");
     }
     plan.points.len() >= 3
 }
 
+/// The bytes as they are, and as the body of a record of this build: the first byte is its tag then.
 fn record(input: &[u8]) -> bool {
-    let Some(record) = Record::parse(input) else {
-        assert!(input.len() < size_of::<Record>(), "a whole record was refused");
-        return false;
-    };
-    assert!(record.depth as usize <= MAX_STACK, "a depth outside the stack");
-    true
+    let as_it_is = one_record(input);
+    let Some((tag, body)) = input.split_first() else { return as_it_is };
+    let header = [VERSION, u32::from(*tag)].map(u32::to_ne_bytes).concat();
+    one_record(&[&header, body].concat()) || as_it_is
+}
+
+/// A record belongs to one ring buffer at most, and what is refused is refused for a reason that is true.
+fn one_record(input: &[u8]) -> bool {
+    let (process, stream) = (ProcessRecord::parse(input), StreamRecord::parse(input));
+    if let Ok(StreamRecord::SiteSeen(seen)) = stream {
+        assert!(seen.depth as usize <= MAX_STACK, "a depth outside the stack");
+    }
+    for error in [process.err(), stream.err()].into_iter().flatten() {
+        match error {
+            RecordError::NoHeader { len } => assert!(len == input.len() && len < 8, "{error:?}"),
+            RecordError::Version(version) => assert_ne!(version, VERSION),
+            RecordError::Tag(_) => {}
+            RecordError::Length { len, .. } => assert_eq!(len + 8, input.len()),
+            RecordError::Depth(depth) => assert!(depth > MAX_STACK as u64),
+        }
+    }
+    assert!(process.is_err() || stream.is_err(), "a record of both ring buffers");
+    process.is_ok() || stream.is_ok()
 }

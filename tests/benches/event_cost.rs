@@ -4,7 +4,8 @@
 #![allow(missing_docs, reason = "an executable")]
 
 use anyhow::{Result, ensure};
-use parkranger_tests::bench::own::{self, Own, Program};
+use parkranger_tests::bench::own::{Own, Program};
+use parkranger_tests::bench::raw::{EMPTY, Raw};
 use parkranger_tests::bench::variants::{Bpftrace, Event, Traced, Untraced, Variant};
 use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report, toolchain};
 use parkranger_tests::go;
@@ -13,7 +14,7 @@ use parkranger_tests::target::Target;
 use serde::Deserialize;
 
 /// Ratios are to these variants: what any program at the same instruction costs, and what the usual tool costs.
-const BASES: [&str; 2] = [own::EMPTY, "bpftrace count() at entry"];
+const BASES: [&str; 2] = [EMPTY, "bpftrace count() at entry"];
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
@@ -30,7 +31,7 @@ fn main() -> Result<()> {
 fn variants() -> Result<Vec<Box<dyn Variant>>> {
     let mut variants: Vec<Box<dyn Variant>> = vec![
         Box::new(Untraced),
-        Box::new(Own::new(Program::Empty)?),
+        Box::new(Raw::empty()),
         Box::new(Own::new(Program::Counting)?),
         Box::new(Own::new(Program::Story)?),
     ];

@@ -211,8 +211,6 @@ pub struct Probe {
     pub address: u64,
     /// Disassembled.
     pub instruction: String,
-    /// Whether the kernel emulates it rather than single-steps it.
-    pub emulated: bool,
 }
 
 impl Report {

@@ -130,7 +130,6 @@ fn target_report(
                     file_offset: point.offset.0,
                     address: point.address.0,
                     instruction: point.instruction.clone(),
-                    emulated: point.emulated,
                 })
                 .collect();
         }

@@ -16,7 +16,7 @@ use super::{
     Kernel, KernelError, Method, Removal,
     load::{program, with_sources},
     removal::Links,
-    unbroken::unbroken,
+    vforked::in_vforked_child,
 };
 use crate::address::FileOffset;
 
@@ -96,7 +96,7 @@ impl Kernel {
         });
         let program: &mut UProbe = program(&mut self.ebpf, name).map_err(|error| error.to_string())?;
         let path = format!("/proc/self/fd/{}", binary.as_raw_fd());
-        unbroken(|| program.attach(points, path, UProbeScope::AllProcesses))
+        in_vforked_child(|| program.attach(points, path, UProbeScope::AllProcesses))
             .map_err(|why| why.to_string())?
             .map_err(|error| with_sources(&error))
     }
@@ -125,15 +125,6 @@ impl Kernel {
             }
         }
         Links(links)
-    }
-
-    /// Attaches the empty program at the same instructions: what a hit costs by itself.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Unsupported`] where there is no uprobe_multi, else as [`Kernel::attach`].
-    pub fn attach_empty(&mut self, binary: &File, name: &str, probes: &[Probe]) -> Result<Attachment, KernelError> {
-        self.attach_at_first_use(names::EMPTY_MULTI, binary, name, probes)
     }
 
     /// Attaches a program that is not loaded before it is needed.

@@ -20,8 +20,8 @@ use parkranger_common::{
 use super::{
     Kernel, KernelError,
     attach::Probe,
+    calibration_loops::{self, LOOPS, Loop, probed},
     removal::Links,
-    rounds::{self, LOOPS, Rounds, probed},
 };
 use crate::{
     address::FileOffset,
@@ -179,10 +179,10 @@ impl OwnProbes {
         drop(links);
         let others_probe_it = || {
             let in_file = |probe: &Probe| {
-                let mut code = rounds::Code::default();
+                let mut code = calibration_loops::Code::default();
                 file.read_exact_at(&mut code, probe.offset.0).map(|()| code)
             };
-            probes.iter().any(|probe| in_file(probe).ok() != Some(rounds::code(probe.event)))
+            probes.iter().any(|probe| in_file(probe).ok() != Some(calibration_loops::code(probe.event)))
         };
         // Another agent may be calibrating right now, whose probes are in our loops as well. Then a hit is taken to be all that
         // a round costs: rather a little more than it is than nothing.
@@ -207,7 +207,7 @@ struct Sample {
     median: f64,
 }
 
-fn sample(rounds: Rounds) -> Sample {
+fn sample(rounds: Loop) -> Sample {
     let goroutine = [0; 8];
     let mut memory = vec![0u8; CACHE_BYTES];
     let mut run = |times: u64| {

@@ -1,4 +1,4 @@
-//! From the eBPF object to loaded programs: the best method this kernel has, maps sized, lifecycle tracepoints attached.
+//! From the eBPF object to loaded programs: the best method this kernel has, maps sized, the tracepoint of execve attached.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use parkranger_common::{
 };
 use tracing::{debug, info};
 
-use super::{Capability, KernelError, Method, Sizes};
+use super::{Capability, KernelError, Method, Sizes, rings::Rings, sizes};
 
 /// The eBPF programs, as `cargo xtask build` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PARKRANGER_EBPF_OBJECT"));
@@ -25,18 +25,17 @@ const HISTOGRAMS: u32 = 2048;
 pub struct Kernel {
     pub(super) ebpf: Ebpf,
     pub(super) method: Method,
-    /// Mapped once: it is drained many times a second.
-    pub(super) ring: RingBuf<MapData>,
-    /// There is room for stories.
+    pub(super) rings: Rings,
+    /// True where the maps have room for stories.
     pub(super) stories: bool,
-    /// Whose was told, since they are watched.
+    /// Processes that had a story told since they are watched.
     pub(super) told: BTreeSet<ProcessId>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Kernel {
-    /// Loads the programs with the best method that works here, or with `only` that one, and starts to hear of exec and
-    /// exit.
+    /// Loads the programs with the best method that works here, or with `only` that one, and starts to hear of
+    /// execve.
     ///
     /// # Errors
     ///
@@ -59,7 +58,8 @@ impl Kernel {
             .map_max_entries(names::WAITS, sizes.waits())
             .map_max_entries(names::PROCESSES, sizes.processes)
             .map_max_entries(names::UNATTRIBUTED, sizes.processes)
-            .map_max_entries(names::EVENTS, sizes.ring_bytes)
+            .map_max_entries(names::PROCESS_RECORDS, sizes::PROCESS_RING_BYTES)
+            .map_max_entries(names::STREAM_RECORDS, sizes.ring_bytes)
             .map_max_entries(names::STORIES, for_stories(sizes.processes))
             .map_max_entries(names::GOROUTINES, for_stories(sizes.goroutines))
             .map_max_entries(names::HISTOGRAMS, for_stories(HISTOGRAMS))
@@ -70,15 +70,15 @@ impl Kernel {
             aya_log::EbpfLogger::init(&mut ebpf).map_err(|error| debug!("no log from the eBPF programs: {error}")).ok();
         let method = choose(&mut ebpf, capability, only)?;
         info!("probes attach through {}", method.name());
-        for (name, tracepoint) in
-            [(names::PROCESS_EXEC, "sched_process_exec"), (names::PROCESS_EXIT, "sched_process_exit")]
-        {
-            let program: &mut RawTracePoint = program(&mut ebpf, name)?;
-            program.load().and_then(|()| program.attach(tracepoint)).map_err(|error| program_error(&error))?;
-        }
-        let ring = ebpf.take_map(names::EVENTS).ok_or_else(|| missing(names::EVENTS))?;
-        let ring = RingBuf::try_from(ring).map_err(|error| KernelError::Load(with_sources(&error)))?;
-        Ok(Self { ebpf, method, ring, stories, told: BTreeSet::new(), logger })
+        let exec: &mut RawTracePoint = program(&mut ebpf, names::PROCESS_EXEC)?;
+        exec.load().and_then(|()| exec.attach("sched_process_exec")).map_err(|error| program_error(&error))?;
+        let mut ring = |name| {
+            let map = ebpf.take_map(name).ok_or_else(|| missing(name))?;
+            RingBuf::try_from(map).map_err(|error| KernelError::Load(with_sources(&error)))
+        };
+        let rings = Rings::new(ring(names::PROCESS_RECORDS)?, ring(names::STREAM_RECORDS)?)
+            .map_err(|error| KernelError::Load(format!("no thread for the ring buffer: {error}")))?;
+        Ok(Self { ebpf, method, rings, stories, told: BTreeSet::new(), logger })
     }
 
     /// How probes are attached here.

@@ -4,11 +4,13 @@
 //! - [`capability`]: what this kernel and these privileges allow, asked of the kernel itself,
 //! - [`load`]: from the eBPF object to loaded programs and maps,
 //! - [`attach`]: probes on one binary,
-//! - `removal`: taking probes off for sure,
-//! - [`calibrate`]: what one hit costs on this machine,
+//! - `removal`: taking probes off,
+//! - `vforked`: work that goes on when the agent is killed,
+//! - [`calibrate`]: what one hit costs on this machine, measured on `calibration_loops`,
 //! - `batch`: a whole map in a few system calls,
 //! - `sizes`: how large the maps are,
-//! - [`read`]: counters and records out of the maps,
+//! - [`read`]: counters out of the maps,
+//! - [`rings`]: records out of the ring buffers,
 //! - [`story`]: waits and lifetimes.
 //!
 //! Nothing here knows Go: a probe is an offset in a file and a word.
@@ -16,14 +18,15 @@
 pub mod attach;
 mod batch;
 pub mod calibrate;
+mod calibration_loops;
 pub mod capability;
 pub mod load;
 pub mod read;
 mod removal;
-mod rounds;
+pub mod rings;
 mod sizes;
 pub mod story;
-mod unbroken;
+mod vforked;
 
 pub use attach::Attachment;
 pub use calibrate::HitCosts;
@@ -31,6 +34,7 @@ pub use capability::{Capability, Method};
 pub use load::Kernel;
 pub use read::Counters;
 pub use removal::Removal;
+pub use rings::Records;
 pub use sizes::Sizes;
 pub use story::Stories;
 

@@ -1,4 +1,4 @@
-//! Counters and records out of the maps.
+//! Counters out of the maps.
 
 use std::{os::fd::AsFd as _, time::Instant};
 
@@ -9,14 +9,13 @@ use aya::{
 };
 use parkranger_common::{
     counts::{ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey},
-    event::Record,
     loss::HostLoss,
     names,
-    window::{Life, Window},
+    window::Window,
 };
 use tracing::debug;
 
-use super::{Kernel, KernelError, Stories, batch};
+use super::{Kernel, KernelError, Records, Stories, batch};
 
 /// All counters at one moment, summed over CPUs. Totals since each process was listed: they only grow.
 #[derive(Clone, Debug)]
@@ -89,16 +88,9 @@ impl Kernel {
         self.remove_stories(gone)
     }
 
-    /// Empties the ring buffer: what is told of processes and sites, and births and exits of the open window.
-    pub fn records(&mut self) -> (Vec<Record>, Vec<Life>) {
-        let (mut records, mut lives) = (Vec::new(), Vec::new());
-        while let Some(item) = self.ring.next() {
-            match Life::parse(&item) {
-                Some(life) => lives.push(life),
-                None => records.extend(Record::parse(&item)),
-            }
-        }
-        (records, lives)
+    /// Empties the ring buffers.
+    pub fn records(&mut self) -> Records {
+        self.rings.take()
     }
 
     /// The counts of one process's sites alone.
@@ -150,12 +142,13 @@ impl Kernel {
         Ok(entries)
     }
 
-    /// Says whose births and exits are told one by one from now on.
+    /// Has the births and exits of `window`'s process told one by one from now on.
     ///
     /// # Errors
     ///
     /// [`KernelError::Map`].
     pub fn set_window(&mut self, window: Window) -> Result<(), KernelError> {
+        self.rings.set_streaming(window.process != ProcessId(0) || window.tail != ProcessId(0));
         let mut map: Array<_, Window> = self.map_mut(names::WINDOW)?;
         map.set(0, &window, 0).map_err(|error| KernelError::Map {
             action: "write",

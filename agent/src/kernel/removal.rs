@@ -5,7 +5,7 @@ use std::thread::{self, JoinHandle};
 use aya::programs::uprobe::UProbeLink;
 use tracing::debug;
 
-use super::unbroken::unbroken;
+use super::vforked::in_vforked_child;
 
 /// Probes that are nobody's but the holder's: they go when it is dropped, which takes some tens of milliseconds.
 pub(super) struct Links(pub(super) Vec<UProbeLink>);
@@ -16,7 +16,7 @@ impl Drop for Links {
         if links.is_empty() {
             return;
         }
-        if let Err(why) = unbroken(|| drop(links)) {
+        if let Err(why) = in_vforked_child(|| drop(links)) {
             debug!("probes on their way out: {why}");
         }
     }

@@ -12,7 +12,9 @@ const LEAST_SITES: u32 = 2048;
 const SITES_OF_ONE: u32 = 4096;
 /// What the maps of sites and waits may take together, unless a number of sites is asked for.
 const BYTES: u64 = 64 << 20;
-/// A CPU's share of the ring buffer, and bounds of the whole.
+/// Bytes of the ring buffer of processes: 5,000 adoptions or calls of execve between two looks at it.
+pub(super) const PROCESS_RING_BYTES: u32 = 256 << 10;
+/// A CPU's share of the ring buffer of streams, and bounds of the whole.
 const RING_BYTES_PER_CPU: u64 = 64 << 10;
 const RING_BYTES: (u64, u64) = (1 << 20, 16 << 20);
 /// A site waits for two kinds of things, on the average.
@@ -31,7 +33,7 @@ pub struct Sizes {
     pub sites: u32,
     /// Processes of watched binaries.
     pub processes: u32,
-    /// Bytes of the ring buffer, a power of two.
+    /// Bytes of the ring buffer of streams, a power of two.
     pub ring_bytes: u32,
     /// Goroutines of stories, all together; 0 where none will be told.
     pub goroutines: u32,
@@ -79,6 +81,7 @@ impl Sizes {
         u64::from(self.sites) * Self::site_bytes(cpus)
             + u64::from(self.processes) * (process as u64 + 2 * ENTRY_BYTES)
             + u64::from(self.ring_bytes)
+            + u64::from(PROCESS_RING_BYTES)
             + u64::from(self.goroutines) * GOROUTINE_BYTES
     }
 

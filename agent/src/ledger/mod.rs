@@ -317,7 +317,10 @@ mod tests {
     fn counters_are_totals() {
         let mut ledger = Ledger::default();
         let counters = Counters {
-            sites: vec![(key(P, 16, 32), SiteCounts { births: 3, exits: 2, window_births: 2, window_exits: 0 })],
+            sites: vec![(
+                key(P, 16, 32),
+                SiteCounts { births: 3, exits: 2, window_births: 2, window_exits: 0, stacks: 1 },
+            )],
             waits: vec![(WaitKey { site: key(P, 16, 32), reason: 19 }, 7)],
             ..Counters::default()
         };

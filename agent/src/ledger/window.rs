@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use parkranger_common::window::{Life, LifeKind};
+use parkranger_common::record::{Birth, Life};
 
 use super::Site;
 use crate::{address::RuntimeAddr, runtime::scheduler::GOID_BATCH};
@@ -56,11 +56,11 @@ enum Numbered {
 pub fn unnumbered(lives: &[Life]) -> Vec<RuntimeAddr> {
     let mut last: HashMap<u64, bool> = HashMap::new();
     for life in lives {
-        if life.kind == LifeKind::Birth as u64 {
-            last.insert(life.p, life.goid == life.goid_end);
-        } else if life.kind == LifeKind::BirthAfter as u64 {
-            last.insert(life.p, false);
-        }
+        match life {
+            Life::Birth(birth) => last.insert(birth.p, birth.goidcache == birth.goidcacheend),
+            Life::BirthAfter(birth) => last.insert(birth.p, false),
+            Life::Exit(_) => None,
+        };
     }
     let mut open: Vec<RuntimeAddr> = last.iter().filter(|(_, open)| **open).map(|(p, _)| RuntimeAddr(*p)).collect();
     open.sort_unstable();
@@ -82,16 +82,16 @@ pub fn alive_at_end(
     counted: u64,
     stocks: &HashMap<RuntimeAddr, (u64, u64)>,
 ) -> Result<BTreeMap<Site, u64>, Spoiled> {
-    let inside = |life: &&Life| life.kind != LifeKind::BirthAfter as u64;
-    let told = lives.iter().filter(inside).count() as u64;
+    let told = told(lives);
     if told != counted {
         return Err(Spoiled::Lost { told, counted });
     }
     let born = births(lives, stocks)?;
     let mut ended = HashSet::new();
-    for life in lives.iter().filter(|life| life.kind == LifeKind::Exit as u64) {
-        // `p` says whether the goid was read.
-        if life.p == 0 || !ended.insert(life.goid) {
+    for life in lives {
+        if let Life::Exit(exit) = life
+            && (exit.goid == 0 || !ended.insert(exit.goid))
+        {
             return Err(Spoiled::Unread);
         }
     }
@@ -113,6 +113,11 @@ pub fn alive_at_end(
     Ok(alive)
 }
 
+/// Births and exits of the window itself.
+fn told(lives: &[Life]) -> u64 {
+    lives.iter().filter(|life| !matches!(life, Life::BirthAfter(_))).count() as u64
+}
+
 /// The goid and site of each birth of the window.
 fn births(lives: &[Life], stocks: &HashMap<RuntimeAddr, (u64, u64)>) -> Result<HashMap<u64, Site>, Spoiled> {
     let mut born = HashMap::new();
@@ -121,21 +126,26 @@ fn births(lives: &[Life], stocks: &HashMap<RuntimeAddr, (u64, u64)>) -> Result<H
         None => Ok(()),
         Some(_) => Err(Spoiled::Nonsense),
     };
-    for life in lives.iter().filter(|life| life.kind != LifeKind::Exit as u64) {
-        if life.p == 0 || life.site.startpc == 0 {
+    for life in lives {
+        let (birth, is_inside) = match life {
+            Life::Birth(birth) => (birth, true),
+            Life::BirthAfter(birth) => (birth, false),
+            Life::Exit(_) => continue,
+        };
+        if birth.p == 0 || birth.site.startpc == 0 {
             return Err(Spoiled::Unread);
         }
-        if let Some(site) = waiting.remove(&life.p) {
-            give(life.goid.checked_sub(1).ok_or(Spoiled::Nonsense)?, site)?;
+        if let Some(site) = waiting.remove(&birth.p) {
+            give(birth.goidcache.checked_sub(1).ok_or(Spoiled::Nonsense)?, site)?;
         }
-        if life.kind != LifeKind::Birth as u64 {
+        if !is_inside {
             continue;
         }
-        let site = Site { gopc: RuntimeAddr(life.site.gopc), startpc: RuntimeAddr(life.site.startpc) };
-        match numbered(life)? {
+        let site = Site { gopc: RuntimeAddr(birth.site.gopc), startpc: RuntimeAddr(birth.site.startpc) };
+        match numbered(birth)? {
             Numbered::Yes(goid) => give(goid, site)?,
             Numbered::ByTheNext => {
-                waiting.insert(life.p, site);
+                waiting.insert(birth.p, site);
             }
         }
     }
@@ -151,39 +161,44 @@ fn births(lives: &[Life], stocks: &HashMap<RuntimeAddr, (u64, u64)>) -> Result<H
     Ok(born)
 }
 
-fn numbered(life: &Life) -> Result<Numbered, Spoiled> {
-    match life.goid_end.checked_sub(life.goid) {
+fn numbered(birth: &Birth) -> Result<Numbered, Spoiled> {
+    match birth.goidcacheend.checked_sub(birth.goidcache) {
         Some(0) => Ok(Numbered::ByTheNext),
-        Some(left) if left <= GOID_BATCH && life.goid != 0 => Ok(Numbered::Yes(life.goid)),
+        Some(left) if left <= GOID_BATCH && birth.goidcache != 0 => Ok(Numbered::Yes(birth.goidcache)),
         _ => Err(Spoiled::Nonsense),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use parkranger_common::counts::{ProcessId, SiteKey};
+    use parkranger_common::{
+        counts::{ProcessId, SiteKey},
+        record::Exit,
+    };
 
     use super::*;
 
     const A: Site = Site { gopc: RuntimeAddr(16), startpc: RuntimeAddr(32) };
     const B: Site = Site { gopc: RuntimeAddr(48), startpc: RuntimeAddr(64) };
 
-    fn life(kind: LifeKind, site: Site, goid: u64, goid_end: u64, p: u64) -> Life {
-        let site = SiteKey { process: ProcessId(1), gopc: site.gopc.0, startpc: site.startpc.0 };
-        Life { kind: kind as u64, site, time_ns: 0, goid, goid_end, p }
+    fn key(site: Site) -> SiteKey {
+        SiteKey { process: ProcessId(1), gopc: site.gopc.0, startpc: site.startpc.0 }
     }
 
-    fn birth(site: Site, goid: u64, goid_end: u64) -> Life {
-        life(LifeKind::Birth, site, goid, goid_end, 0x1000)
+    fn made(site: Site, goidcache: u64, goidcacheend: u64) -> Birth {
+        Birth { site: key(site), time_ns: 0, p: 0x1000, goidcache, goidcacheend }
+    }
+
+    fn birth(site: Site, goidcache: u64, goidcacheend: u64) -> Life {
+        Life::Birth(made(site, goidcache, goidcacheend))
     }
 
     fn exit(site: Site, goid: u64) -> Life {
-        life(LifeKind::Exit, site, goid, 0, 1)
+        Life::Exit(Exit { site: key(site), time_ns: 0, goid })
     }
 
     fn settle(census: &[(u64, Site)], lives: &[Life]) -> Result<Vec<(Site, u64)>, Spoiled> {
-        let told = lives.iter().filter(|life| life.kind != LifeKind::BirthAfter as u64).count() as u64;
-        let alive = alive_at_end(census.iter().copied(), lives, told, &HashMap::new())?;
+        let alive = alive_at_end(census.iter().copied(), lives, told(lives), &HashMap::new())?;
         Ok(alive.into_iter().collect())
     }
 
@@ -211,7 +226,7 @@ mod tests {
         // The stock ended at 48; the next one was 65 to 80.
         let lives = [birth(B, 48, 48), birth(B, 66, 81), exit(B, 65)];
         assert_eq!(settle(&census, &lives).unwrap(), [(A, 1), (B, 1)]);
-        let tail = [birth(B, 48, 48), life(LifeKind::BirthAfter, A, 66, 81, 0x1000)];
+        let tail = [birth(B, 48, 48), Life::BirthAfter(made(A, 66, 81))];
         assert!(unnumbered(&tail).is_empty());
         assert_eq!(settle(&census, &tail).unwrap(), [(A, 1), (B, 1)]);
     }
@@ -231,7 +246,7 @@ mod tests {
     fn what_is_missing_or_strange_spoils_the_window() {
         let lost = alive_at_end([].into_iter(), &[exit(A, 1)], 2, &HashMap::new());
         assert_eq!(lost, Err(Spoiled::Lost { told: 1, counted: 2 }));
-        assert_eq!(settle(&[], &[life(LifeKind::Exit, A, 0, 0, 0)]), Err(Spoiled::Unread));
+        assert_eq!(settle(&[], &[exit(A, 0)]), Err(Spoiled::Unread));
         assert_eq!(settle(&[], &[birth(A, 5, 200)]), Err(Spoiled::Nonsense));
         assert_eq!(settle(&[], &[birth(A, 5, 4)]), Err(Spoiled::Nonsense));
         assert_eq!(settle(&[], &[birth(A, 5, 16), birth(A, 5, 16)]), Err(Spoiled::Nonsense));

@@ -124,10 +124,8 @@ pub struct ProbePoint {
     pub address: VirtAddr,
     /// Its place in the file, which is what the kernel is given.
     pub offset: FileOffset,
-    /// Its text, AT&T syntax on amd64: `push %rbp`.
+    /// Its text, AT&T syntax on amd64: `push %rbp`. The kernel emulates it: one that would be single-stepped is refused.
     pub instruction: String,
-    /// The kernel emulates it. Always true: an instruction that would be single-stepped is refused.
-    pub emulated: bool,
     /// It is the stack check's branch: a hit whose saved flags say "taken" is the pass before the stack grows and does
     /// not count. The formulas are in the module's documentation.
     pub skip_when_branch_taken: bool,
@@ -448,7 +446,6 @@ fn point(
         address,
         offset,
         instruction: choice.instruction,
-        emulated: true,
         skip_when_branch_taken: choice.skip_when_branch_taken,
         goroutine,
         wait_reason: (event == Event::Park).then_some(match goroutine {

@@ -81,8 +81,6 @@ pub struct ProbeReport {
     pub address: u64,
     /// Its text.
     pub instruction: String,
-    /// Whether the kernel emulates it.
-    pub emulated: bool,
 }
 
 impl Report {
@@ -144,13 +142,8 @@ impl Report {
             for probe in &target.probes {
                 let _ = writeln!(
                     text,
-                    "  {:<6} {:<18} {:<14} at {:#x}, file offset {:#x}, {}",
-                    probe.event,
-                    probe.function,
-                    probe.instruction,
-                    probe.address,
-                    probe.file_offset,
-                    if probe.emulated { "emulated by the kernel" } else { "single-stepped" }
+                    "  {:<6} {:<18} {:<14} at {:#x}, file offset {:#x}",
+                    probe.event, probe.function, probe.instruction, probe.address, probe.file_offset
                 );
             }
             if let Some(layout) = &target.layout {

@@ -10,8 +10,8 @@ use std::{
 
 use parkranger_common::{
     counts::{Process, ProcessId},
-    event::Record,
     probe::ProbeWord,
+    record::ProcessSeen,
 };
 use tracing::{debug, info, warn};
 
@@ -279,8 +279,8 @@ impl Watch {
     }
 
     /// The kernel side counts a process that is new to us.
-    pub(super) fn adopted(&mut self, record: &Record) -> Result<(), WatchError> {
-        let id = record.site.process;
+    pub(super) fn adopted(&mut self, seen: &ProcessSeen) -> Result<(), WatchError> {
+        let id = seen.process;
         if self.processes.contains_key(&id) {
             return Ok(());
         }
@@ -295,7 +295,7 @@ impl Watch {
             Err(error) => {
                 debug!("process {} is gone already: {error}", id.tgid());
                 self.kernel.unwatch(id)?;
-                if !self.enter_late(record)? {
+                if !self.enter_late(seen)? {
                     self.kernel.remove_counters(&[id])?;
                 }
             }
@@ -305,22 +305,22 @@ impl Watch {
 
     /// Takes up a process that came and went before anyone could look: its binary is known from the word of the probe it
     /// hit, and where it was loaded from the address. Whether that was possible.
-    fn enter_late(&mut self, record: &Record) -> Result<bool, WatchError> {
-        let Some((file, binary)) = self.finder.binaries.by_number(ProbeWord(record.word).binary()) else {
+    fn enter_late(&mut self, seen: &ProcessSeen) -> Result<bool, WatchError> {
+        let Some((file, binary)) = self.finder.binaries.by_number(ProbeWord(seen.word).binary()) else {
             return Ok(false);
         };
-        let Some(bias) = bias_at(&binary, RuntimeAddr(record.site.gopc)) else { return Ok(false) };
+        let Some(bias) = bias_at(&binary, RuntimeAddr(seen.instruction)) else { return Ok(false) };
         let Some(name) = self.probes.get(&file).map(|probes| probes.name.clone()) else { return Ok(false) };
         if !self.finder.target.wants_by_name(Path::new(&name)) {
             return Ok(false);
         }
-        let pid = record.site.process.tgid();
+        let pid = seen.process.tgid();
         // The ticks since boot in which it was first seen: it lived less than a scan.
-        let start_time = ticks_since_boot(monotonic_ns().saturating_sub(record.time_ns));
+        let start_time = ticks_since_boot(monotonic_ns().saturating_sub(seen.time_ns));
         let found = Found { file, exe: PathBuf::from(name), library: None };
         let mut process = Watched::new(Identity { pid, start_time }, &found, bias);
         process.end();
-        self.enter(record.site.process, process)?;
+        self.enter(seen.process, process)?;
         Ok(true)
     }
 }

@@ -44,7 +44,7 @@ use std::{
 
 use parkranger_common::{
     counts::ProcessId,
-    event::{Kind, Record},
+    record::{ProcessExec, ProcessRecord, ProgramBegun, SiteSeen},
 };
 use tracing::debug;
 
@@ -59,7 +59,7 @@ use crate::{
     address::{Bias, RuntimeAddr},
     governor::{Budget, Fidelity, Governor},
     host::{FileId, HostError, Identity, Proc, monotonic_ns},
-    kernel::{Capability, Kernel, KernelError, Method, Sizes},
+    kernel::{Capability, Kernel, KernelError, Method, Records, Sizes},
     ledger::{Ledger, ProcessLedger},
     understood::Understanding,
 };
@@ -264,15 +264,18 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Takes in what the kernel side has to tell: new processes, exec, exit, first sights. To be called often.
+    /// Takes in what the kernel side has to tell: new processes, execve, creation stacks. To be called often.
     ///
     /// # Errors
     ///
     /// [`WatchError::Kernel`].
     pub fn drain(&mut self) -> Result<(), WatchError> {
-        let (records, lives) = self.kernel.records();
-        for record in records {
-            self.take(&record)?;
+        let Records { processes, sites, lives } = self.kernel.records();
+        for record in processes {
+            self.take(record)?;
+        }
+        for site in sites {
+            self.keep_stack(&site);
         }
         self.take_lives(lives);
         self.step_window()?;
@@ -281,25 +284,32 @@ impl Watch {
         Ok(())
     }
 
-    fn take(&mut self, record: &Record) -> Result<(), WatchError> {
-        let id = record.site.process;
-        if record.kind == Kind::ProcessSeen as u32 {
-            self.adopted(record)?;
-        } else if record.kind == Kind::ProcessExec as u32 {
-            debug!("process {} became another program", id.tgid());
-            if let Some(process) = self.processes.get_mut(&id) {
-                process.end();
+    fn take(&mut self, record: ProcessRecord) -> Result<(), WatchError> {
+        match record {
+            ProcessRecord::Seen(seen) => self.adopted(&seen),
+            ProcessRecord::Exec(ProcessExec { process: id }) => {
+                debug!("process {} became another program", id.tgid());
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.end();
+                }
+                self.muted_became_another(id)?;
+                self.program_begun(id.tgid())
             }
-            self.muted_became_another(id)?;
-            self.program_begun(id.tgid())?;
-        } else if record.kind == Kind::ProgramBegun as u32 {
-            self.program_begun(id.tgid())?;
-        } else if record.kind == Kind::SiteSeen as u32 && self.processes.contains_key(&id) {
-            let stack = record.stack.iter().take(record.depth as usize).map(|address| RuntimeAddr(*address)).collect();
-            self.creation_stacks.entry((id, RuntimeAddr(record.site.gopc))).or_insert(stack);
+            // A pid that does not fit is no process.
+            ProcessRecord::ProgramBegun(ProgramBegun { tgid }) => {
+                u32::try_from(tgid).map_or(Ok(()), |pid| self.program_begun(pid))
+            }
         }
-        // An exit is looked up in /proc with all others, by `check_on_processes`: threads may outlive the first one.
-        Ok(())
+    }
+
+    /// Keeps the first creation stack of a site. Each CPU sends one.
+    fn keep_stack(&mut self, seen: &SiteSeen) {
+        let id = seen.site.process;
+        if self.processes.contains_key(&id) {
+            let depth = usize::try_from(seen.depth).unwrap_or(usize::MAX);
+            let stack = seen.stack.iter().take(depth).map(|address| RuntimeAddr(*address)).collect();
+            self.creation_stacks.entry((id, RuntimeAddr(seen.site.gopc))).or_insert(stack);
+        }
     }
 
     /// Whether every process the user named has ended.

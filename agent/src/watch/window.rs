@@ -19,7 +19,8 @@ use std::{
 
 use parkranger_common::{
     counts::{ProcessId, SiteCounts, SiteKey},
-    window::{Life, Window},
+    record::Life,
+    window::Window,
 };
 use tracing::{debug, warn};
 
@@ -194,7 +195,7 @@ impl Watch {
     /// Takes in births and exits of the open window.
     pub(super) fn take_lives(&mut self, lives: Vec<Life>) {
         if let Some(open) = &mut self.windows.open {
-            open.lives.extend(lives.into_iter().filter(|life| life.site.process == open.id));
+            open.lives.extend(lives.into_iter().filter(|life| life.site().process == open.id));
         }
     }
 

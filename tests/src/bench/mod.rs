@@ -8,6 +8,7 @@
 //! [`interleave`], and hands the [`Comparison`]s to [`report::finish`].
 
 pub mod own;
+pub mod raw;
 pub mod report;
 pub mod variants;
 pub mod vast;

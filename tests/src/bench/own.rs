@@ -1,4 +1,4 @@
-//! parkranger's own programs as variants: the one that counts, and the empty one at the same instruction.
+//! parkranger's own programs as variants.
 
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
@@ -17,14 +17,9 @@ use parkranger_common::{
 use super::variants::{Event, Traced, Variant};
 use crate::breakpoints::{wait_until_clean, wait_until_probed};
 
-/// The floor: whatever is done at an instruction costs at least this.
-pub const EMPTY: &str = "empty program, same instruction";
-
 /// Which of parkranger's programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// Does nothing.
-    Empty,
     /// Counts, as it does in production.
     Counting,
     /// Counts, and times waits and lives: the probe of the event for a story, and where goroutines run.
@@ -69,7 +64,6 @@ impl Own {
 impl Variant for Own {
     fn name(&self) -> &'static str {
         match self.program {
-            Program::Empty => EMPTY,
             Program::Counting => "parkranger",
             Program::Story => "parkranger with a story",
         }
@@ -85,10 +79,7 @@ impl Variant for Own {
         self.kernel.list(Process { id, word: binary.word.0 })?;
         let probes: Vec<Probe> = binary.probes.iter().filter(|probe| probe.event == event).copied().collect();
         let name = target.path.display().to_string();
-        let mut attachments = vec![match self.program {
-            Program::Empty => self.kernel.attach_empty(&binary.file, &name, &probes)?,
-            Program::Counting | Program::Story => self.kernel.attach(&binary.file, &name, &probes)?,
-        }];
+        let mut attachments = vec![self.kernel.attach(&binary.file, &name, &probes)?];
         if self.program == Program::Story {
             let story = binary.story.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
             let timed = story.iter().filter(|probe| [event, Event::Run].contains(&probe.event));
@@ -112,10 +103,8 @@ impl Variant for Own {
         self.kernel.forget_goroutines()?;
         self.kernel.unwatch(id)?;
         wait_until_clean(id.tgid(), Duration::from_secs(5))?;
-        if self.program != Program::Empty {
-            let counted = self.counted(id, event)?;
-            ensure!(counted >= at_least, "parkranger counted {counted} of {at_least}");
-        }
+        let counted = self.counted(id, event)?;
+        ensure!(counted >= at_least, "parkranger counted {counted} of {at_least}");
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ fn a_plan_says_what_to_read() {
     assert_eq!((birth.goroutine, birth.wait_reason), (GoroutineSource::NotYet, None));
     assert_eq!((park.goroutine, park.wait_reason), (GoroutineSource::CurrentG, Some(WaitReasonSource::ThirdArgument)));
     assert_eq!((exit.goroutine, exit.wait_reason), (GoroutineSource::FirstArgument, None));
-    assert!(plan.points.iter().all(|point| point.emulated && point.instruction == "push %rbp"));
+    assert!(plan.points.iter().all(|point| point.instruction == "push %rbp"));
     assert_eq!(birth.offset, FileOffset(birth.address.0 & 0xf_ffff));
 }
 

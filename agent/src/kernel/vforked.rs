@@ -32,7 +32,7 @@ struct Job<F, T> {
 /// # Errors
 ///
 /// The child was killed itself. Where none can be had, the work is done here.
-pub(super) fn unbroken<T>(work: impl FnOnce() -> T) -> io::Result<T> {
+pub(super) fn in_vforked_child<T>(work: impl FnOnce() -> T) -> io::Result<T> {
     let mut job = Job { work: Some(work), done: None };
     match run_in_child(&mut job) {
         Ok(child) => while let Err(rustix::io::Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {},
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn what_the_child_makes_is_ours() {
         let (mut memory, us) = (vec![1], std::process::id());
-        let (pid, file) = unbroken(|| {
+        let (pid, file) = in_vforked_child(|| {
             memory.extend(0..10_000);
             let child = rustix::process::getpid().as_raw_nonzero().get();
             (child.cast_unsigned(), File::open("/dev/null").map(OwnedFd::from))
@@ -116,15 +116,15 @@ mod tests {
         let file = File::open("/dev/null").unwrap();
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let before = std::fs::read_link(&path).unwrap();
-        unbroken(move || drop(file)).unwrap();
+        in_vforked_child(move || drop(file)).unwrap();
         assert_ne!(std::fs::read_link(&path).ok(), Some(before));
     }
 
     #[test]
     fn a_panic_is_ours_and_a_killed_child_an_error() {
-        let panic = catch_unwind(|| unbroken(|| panic!("deliberately"))).unwrap_err();
+        let panic = catch_unwind(|| in_vforked_child(|| panic!("deliberately"))).unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"deliberately"));
-        let killed = unbroken(|| {
+        let killed = in_vforked_child(|| {
             let me = rustix::process::getpid();
             rustix::process::kill_process(me, rustix::process::Signal::KILL)
         });
@@ -137,7 +137,7 @@ mod tests {
             for thread in 0..8_usize {
                 scope.spawn(move || {
                     for round in 0..50 {
-                        let made = unbroken(|| vec![round; thread]).unwrap();
+                        let made = in_vforked_child(|| vec![round; thread]).unwrap();
                         assert_eq!(made, vec![round; thread]);
                     }
                 });

@@ -55,40 +55,37 @@ macro_rules! from_there {
     };
 }
 /// A loop that takes the number of rounds and the address of what stands for a goroutine.
-macro_rules! rounds {
+macro_rules! calibration_loop {
     ($name:literal) => {
         global_asm!(
-            concat!(".globl parkranger_rounds_", $name),
+            concat!(".globl parkranger_loop_", $name),
             concat!(".globl parkranger_probed_", $name),
-            concat!("parkranger_rounds_", $name, ":"),
+            concat!("parkranger_loop_", $name, ":"),
             before!(),
             concat!("parkranger_probed_", $name, ":"),
             from_there!(),
         );
     };
 }
-rounds!("birth");
-rounds!("park");
-rounds!("exit");
+calibration_loop!("birth");
+calibration_loop!("park");
+calibration_loop!("exit");
 
 // SAFETY: names and signatures are those of the loops above, which keep the registers that C has them keep.
 unsafe extern "C" {
-    safe fn parkranger_rounds_birth(rounds: u64, goroutine: &[u64; 8]);
-    safe fn parkranger_rounds_park(rounds: u64, goroutine: &[u64; 8]);
-    safe fn parkranger_rounds_exit(rounds: u64, goroutine: &[u64; 8]);
+    safe fn parkranger_loop_birth(rounds: u64, goroutine: &[u64; 8]);
+    safe fn parkranger_loop_park(rounds: u64, goroutine: &[u64; 8]);
+    safe fn parkranger_loop_exit(rounds: u64, goroutine: &[u64; 8]);
     static parkranger_probed_birth: u8;
     static parkranger_probed_park: u8;
     static parkranger_probed_exit: u8;
 }
 
 /// A loop: how many rounds, and what stands for a goroutine.
-pub(super) type Rounds = extern "C" fn(u64, &[u64; 8]);
+pub(super) type Loop = extern "C" fn(u64, &[u64; 8]);
 /// The loop of each event.
-pub(super) const LOOPS: [(Event, Rounds); 3] = [
-    (Event::Birth, parkranger_rounds_birth),
-    (Event::Park, parkranger_rounds_park),
-    (Event::Exit, parkranger_rounds_exit),
-];
+pub(super) const LOOPS: [(Event, Loop); 3] =
+    [(Event::Birth, parkranger_loop_birth), (Event::Park, parkranger_loop_park), (Event::Exit, parkranger_loop_exit)];
 
 /// The first bytes of code from an instruction on: a breakpoint is seen in them.
 pub(super) type Code = [u8; 4];
