@@ -3,7 +3,7 @@
 //! Counters are the truth: they cannot be lost. The values of per-CPU maps are still added to atomically, because a
 //! uprobe's program can be preempted by another one on the same CPU.
 
-use crate::loss::ProcessLoss;
+use crate::{loss::ProcessLoss, probe::ProbeWord};
 
 /// Names one run of one program: a pid is reused, and execve keeps it.
 ///
@@ -37,6 +37,14 @@ pub struct Process {
     /// The word of its binary without event and flags: says which probes are its own, and serves programs that have no
     /// cookie.
     pub word: u64,
+}
+
+impl Process {
+    /// True where the process is counted by the probes of the binary with this number.
+    #[must_use]
+    pub const fn is_of(&self, binary: u32) -> bool {
+        ProbeWord(self.word).binary() == binary
+    }
 }
 
 /// A creation site of one process, split by what is started there.

@@ -33,6 +33,8 @@ pub mod names {
     pub const STORY_MULTI: &str = "story_multi";
     /// The same through a perf-event uprobe with a cookie.
     pub const STORY_SINGLE: &str = "story_single";
+    /// Counts nothing, through a perf-event uprobe without a cookie.
+    pub const MARK_PLAIN: &str = "mark_plain";
     /// A process called execve.
     pub const PROCESS_EXEC: &str = "process_exec";
 

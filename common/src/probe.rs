@@ -50,6 +50,8 @@ impl Event {
 pub const STARTPC_AFTER_GOPC: u64 = 16;
 /// How many binaries can be told apart.
 pub const MAX_BINARIES: u32 = 1 << 20;
+/// The number of no binary, for probes that count for none. 0 is the number of no binary either: that of muted processes.
+pub const NO_BINARY: u32 = MAX_BINARIES - 1;
 
 const EVENT_MASK: u64 = 0b11;
 const SKIP_TAKEN: u64 = 1 << 2;

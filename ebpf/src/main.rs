@@ -59,6 +59,12 @@ pub fn exit_plain(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// For kernels without cookies: its breakpoint alone is of use.
+#[uprobe]
+pub fn mark_plain(_ctx: ProbeContext) -> u32 {
+    0
+}
+
 #[uprobe(multi)]
 pub fn story_multi(ctx: ProbeContext) -> u32 {
     story::with_word(&ctx, cookie(&ctx));

@@ -25,6 +25,7 @@ use crate::{
 
 const BIRTH: u64 = Event::Birth as u64;
 const PARK: u64 = Event::Park as u64;
+const EXIT: u64 = Event::Exit as u64;
 
 /// Handles a hit of a probe that carries its word.
 #[inline(always)]
@@ -49,7 +50,9 @@ pub fn with_word(ctx: &ProbeContext, word: ProbeWord) {
     match word.event_number() {
         BIRTH => birth(ctx, process, word),
         PARK => park(ctx, process, word),
-        _ => exit(ctx, process, word),
+        EXIT => exit(ctx, process, word),
+        // Stories only.
+        _ => {}
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Process {
     pub exe: String,
     /// Such as `go1.27.3`.
     pub go_version: String,
+    /// Its counts are final.
+    pub ended: bool,
     /// How much is recorded.
     pub fidelity: String,
     /// What watching costs it, as a share of its own CPU time.

@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 
+use crate::kernel_log::KernelLog;
+
 /// Why a test cannot run here.
 #[derive(Debug)]
 pub struct Missing(pub String);
@@ -101,7 +103,8 @@ pub fn run(test: &str, needs: Result<(), Missing>, body: impl FnOnce() -> anyhow
     match needs {
         Err(missing) => skip(test, &missing),
         Ok(()) => {
-            if let Err(error) = body() {
+            let mut kernel = KernelLog::from_now_on();
+            if let Err(error) = body().and_then(|()| kernel.has_no_complaint()) {
                 panic!("{test}: {error:#}");
             }
         }

@@ -1,7 +1,7 @@
 //! A binary's bytes, read when asked for. Never mapped: a file that shrinks under a mapping kills the reader.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io,
     os::{
         fd::AsRawFd as _,
@@ -13,7 +13,10 @@ use std::{
 
 use crate::{address::FileOffset, binary::Source};
 
-/// Which file on disk: device and inode. A binary replaced on disk has another one.
+/// A file as `stat` names it: device and inode. A binary replaced on disk has another one.
+///
+/// One file can have several names of this kind: each overlay mount of a lower folder gives its files another device. To
+/// the kernel's uprobes they are one file all the same; `watch` finds that out, and goes by one of the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {
     device: u64,
@@ -21,18 +24,36 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// The file with that number on that device.
+    /// The file with this inode number on this device.
     #[must_use]
     pub const fn of(device: u64, inode: u64) -> Self {
         Self { device, inode }
     }
 }
 
-/// What tells a file from an earlier one with the same inode, and from itself before it was written to.
+/// Length and time of change: differs from that of an earlier file with the same inode number, and from the file's own
+/// before it was written to. All names of one file have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileVersion {
+    /// In bytes.
     len: u64,
+    /// `st_ctime`, in s and ns.
     changed: (i64, i64),
+}
+
+impl FileVersion {
+    /// The version of `file` now.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `fstat` says.
+    pub fn now(file: &File) -> io::Result<Self> {
+        file.metadata().map(|metadata| Self::of(&metadata))
+    }
+
+    fn of(metadata: &Metadata) -> Self {
+        Self { len: metadata.len(), changed: (metadata.ctime(), metadata.ctime_nsec()) }
+    }
 }
 
 /// An open file as a source of bytes.
@@ -50,7 +71,7 @@ impl FileSource {
     pub fn new(file: Arc<File>) -> io::Result<(Self, FileId)> {
         let metadata = file.metadata()?;
         let id = FileId::of(metadata.dev(), metadata.ino());
-        let version = FileVersion { len: metadata.len(), changed: (metadata.ctime(), metadata.ctime_nsec()) };
+        let version = FileVersion::of(&metadata);
         Ok((Self { file, version }, id))
     }
 

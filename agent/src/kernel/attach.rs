@@ -8,13 +8,14 @@ use aya::programs::{
 };
 use parkranger_common::{
     names,
-    probe::{Event, ProbeWord},
+    probe::{Event, GOffsets, NO_BINARY, ProbeWord},
 };
 use tracing::debug;
 
 use super::{
     Kernel, KernelError, Method, Removal,
     load::{program, with_sources},
+    page_cache,
     removal::Links,
     vforked::in_vforked_child,
 };
@@ -94,6 +95,8 @@ impl Kernel {
             location: UProbeAttachLocation::AbsoluteOffset(probe.offset.0),
             cookie: with_cookie.then_some(probe.word.0),
         });
+        page_cache::read_in(binary, probes.iter().map(|probe| probe.offset))
+            .map_err(|error| format!("its code cannot be read: {error}"))?;
         let program: &mut UProbe = program(&mut self.ebpf, name).map_err(|error| error.to_string())?;
         let path = format!("/proc/self/fd/{}", binary.as_raw_fd());
         in_vforked_child(|| program.attach(points, path, UProbeScope::AllProcesses))
@@ -125,6 +128,25 @@ impl Kernel {
             }
         }
         Links(links)
+    }
+
+    /// Attaches a program that counts nothing at one instruction of `binary`: its breakpoint shows in which processes'
+    /// code the kernel sees that very file.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`].
+    pub fn mark(&mut self, binary: &File, name: &str, offset: FileOffset) -> Result<Attachment, KernelError> {
+        // The word of no binary: numbers are given from 1 on, and this one to nobody.
+        let offsets = GOffsets { gopc: 0, startpc: 16, waitreason: 0, sched_bp: 0, sched_pc: 0 };
+        let word = ProbeWord::for_binary(NO_BINARY, offsets)
+            .ok_or_else(|| KernelError::Attach { path: name.to_owned(), why: "no word for it".to_owned() })?;
+        let probe = Probe { event: Event::Run, offset, word: word.event(Event::Run) };
+        match self.method {
+            Method::UprobeMulti | Method::PerfCookie => self.attach(binary, name, &[probe]),
+            // Without a cookie every program counts for the processes that are listed.
+            Method::PerfPlain => self.attach_at_first_use(names::MARK_PLAIN, binary, name, &[probe]),
+        }
     }
 
     /// Attaches a program that is not loaded before it is needed.

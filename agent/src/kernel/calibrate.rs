@@ -14,7 +14,7 @@ use std::{
 
 use parkranger_common::{
     counts::{Process, ProcessId},
-    probe::{GOffsets, MAX_BINARIES, ProbeWord},
+    probe::{GOffsets, NO_BINARY, ProbeWord},
 };
 
 use super::{
@@ -116,9 +116,8 @@ impl Kernel {
     pub fn probe_itself(&mut self, proc: &Proc, now_ns: u64) -> Result<OwnProbes, KernelError> {
         let own = std::process::id();
         let code = proc.code_mappings(own).map_err(|why| error(why.to_string()))?;
-        // A word of no binary: numbers are given from 1 on.
         let offsets = GOffsets { gopc: 0, startpc: 16, waitreason: 0, sched_bp: 0, sched_pc: 0 };
-        let word = ProbeWord::for_binary(MAX_BINARIES - 1, offsets)
+        let word = ProbeWord::for_binary(NO_BINARY, offsets)
             .ok_or_else(|| error("no word for it".to_owned()))?
             .park_in_registers(true);
         let mut probes = Vec::new();

@@ -4,10 +4,12 @@
 //! - [`capability`]: what this kernel and these privileges allow, asked of the kernel itself,
 //! - [`load`]: from the eBPF object to loaded programs and maps,
 //! - [`attach`]: probes on one binary,
+//! - `page_cache`: pages that are to be probed,
 //! - `removal`: taking probes off,
 //! - `vforked`: work that goes on when the agent is killed,
 //! - [`calibrate`]: what one hit costs on this machine, measured on `calibration_loops`,
 //! - `batch`: a whole map in a few system calls,
+//! - [`breakpoint`]: the instruction that the kernel puts over a probed one,
 //! - `sizes`: how large the maps are,
 //! - [`read`]: counters out of the maps,
 //! - [`rings`]: records out of the ring buffers,
@@ -17,10 +19,12 @@
 
 pub mod attach;
 mod batch;
+pub mod breakpoint;
 pub mod calibrate;
 mod calibration_loops;
 pub mod capability;
 pub mod load;
+mod page_cache;
 pub mod read;
 mod removal;
 pub mod rings;

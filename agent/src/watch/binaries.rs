@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use parkranger_common::probe::{Event, GOffsets, MAX_BINARIES, ProbeWord};
+use parkranger_common::probe::{Event, GOffsets, NO_BINARY, ProbeWord};
 
 use crate::{
     address::VirtAddr,
@@ -137,6 +137,8 @@ impl Watchable {
 pub struct Binaries {
     understanding: Arc<Understanding>,
     known: HashMap<FileId, Known>,
+    /// Other names of known files: one to the kernel, and proved to be.
+    aliases: HashMap<FileId, (FileVersion, FileId)>,
     /// Shared objects by what /proc/PID/maps says of them, so that libc is opened once.
     libraries: HashMap<(MappedFile, String), Result<FileId, Refusal>>,
     next: u32,
@@ -146,16 +148,21 @@ pub struct Binaries {
 struct Known {
     version: FileVersion,
     outcome: Result<Arc<Watchable>, Refusal>,
+    /// Files that this one may be to the kernel, best first: until that is settled, what is known of it is what is known
+    /// of the first.
+    supposed: Vec<FileId>,
 }
 
 /// Paths of shared objects are up to the processes; beyond this many all are looked at anew.
 const MAX_LIBRARIES: usize = 1 << 16;
+/// A container that is gone leaves its name of a file; beyond this many all are proved anew.
+const MAX_ALIASES: usize = 1 << 12;
 
 impl Binaries {
     /// None yet.
     #[must_use]
     pub fn new(understanding: Arc<Understanding>) -> Self {
-        Self { understanding, known: HashMap::new(), libraries: HashMap::new(), next: 1 }
+        Self { understanding, known: HashMap::new(), aliases: HashMap::new(), libraries: HashMap::new(), next: 0 }
     }
 
     /// Works out everything about a binary, or remembers it.
@@ -167,19 +174,103 @@ impl Binaries {
         let (source, id) =
             FileSource::new(Arc::clone(&file)).map_err(|error| Refusal::Binary(format!("cannot read it: {error}")))?;
         let version = source.version();
+        if let Some((of, file)) = self.aliases.get(&id)
+            && *of == version
+        {
+            return Ok(*file);
+        }
         // A watchable binary is held open, so its inode is not used again; it may be written to or have its mode
         // changed, and stays what the kernel's probes are in.
         if let Some(known) = self.known.get(&id).filter(|known| known.outcome.is_ok() || known.version == version) {
             return known.outcome.as_ref().map(|_| id).map_err(Refusal::clone);
         }
-        let understood = self.understanding.of(source, id).map_err(Refusal::from);
-        let outcome = understood.and_then(|understood| watchable(file, understood, self.next)).map(Arc::new);
-        if outcome.is_ok() {
-            self.next = (self.next + 1) % MAX_BINARIES;
-        }
+        let supposed = self.with_version(id, version);
+        let understood = match supposed.first().and_then(|like| self.get(*like)) {
+            Some(like) => Ok(Arc::clone(&like.understood)),
+            None => self.understanding.of(source, id).map_err(Refusal::from),
+        };
+        self.know(id, file, version, understood, supposed)
+    }
+
+    fn know(
+        &mut self,
+        id: FileId,
+        file: Arc<File>,
+        version: FileVersion,
+        understood: Result<Arc<Understood>, Refusal>,
+        supposed: Vec<FileId>,
+    ) -> Result<FileId, Refusal> {
+        let number = self.number();
+        let outcome = understood.and_then(|understood| watchable(file, understood, number)).map(Arc::new);
         let answer = outcome.as_ref().map(|_| id).map_err(Refusal::clone);
-        self.known.insert(id, Known { version, outcome });
+        self.known.insert(id, Known { version, outcome, supposed });
         answer
+    }
+
+    /// A number that no binary has.
+    fn number(&mut self) -> u32 {
+        loop {
+            self.next = if self.next + 1 < NO_BINARY { self.next + 1 } else { 1 };
+            if self.by_number(self.next).is_none() {
+                return self.next;
+            }
+        }
+    }
+
+    /// Other files that have this version now, and so may be this one by another name.
+    fn with_version(&self, id: FileId, version: FileVersion) -> Vec<FileId> {
+        let is_like = |known: &Known| {
+            let watchable = known.outcome.as_ref().ok().filter(|_| known.supposed.is_empty());
+            watchable.is_some_and(|watchable| FileVersion::now(&watchable.file).ok() == Some(version))
+        };
+        let mut like: Vec<FileId> = self
+            .known
+            .iter()
+            .filter(|(other, known)| **other != id && is_like(known))
+            .map(|(other, _)| *other)
+            .collect();
+        like.sort_unstable();
+        like
+    }
+
+    /// The file that this one may be by another name: to be settled before anything is attached.
+    pub(super) fn supposed_to_be(&self, id: FileId) -> Option<FileId> {
+        self.known.get(&id)?.supposed.first().copied()
+    }
+
+    /// `id` is another name of `file`.
+    pub(super) fn merge(&mut self, id: FileId, file: FileId) {
+        let Some(known) = self.known.remove(&id) else { return };
+        if self.aliases.len() >= MAX_ALIASES {
+            self.aliases.clear();
+        }
+        self.aliases.insert(id, (known.version, file));
+        for library in self.libraries.values_mut().filter(|library| library.as_ref().ok() == Some(&id)) {
+            *library = Ok(file);
+        }
+    }
+
+    /// `id` is not the file that it was supposed to be first. Gives the next one; without any, the file is understood by
+    /// itself.
+    ///
+    /// # Errors
+    ///
+    /// The [`Refusal`].
+    pub(super) fn set_apart(&mut self, id: FileId) -> Result<Option<FileId>, Refusal> {
+        let Some(known) = self.known.get_mut(&id) else { return Ok(None) };
+        if !known.supposed.is_empty() {
+            known.supposed.remove(0);
+        }
+        if let Some(next) = known.supposed.first() {
+            return Ok(Some(*next));
+        }
+        let file = Arc::clone(&known.outcome.as_ref().map_err(Refusal::clone)?.file);
+        self.known.remove(&id);
+        let (source, _) =
+            FileSource::new(Arc::clone(&file)).map_err(|error| Refusal::Binary(format!("cannot read it: {error}")))?;
+        let version = source.version();
+        let understood = self.understanding.of(source, id).map_err(Refusal::from);
+        self.know(id, file, version, understood, Vec::new()).map(|_| None)
     }
 
     /// The same for a shared object that some process has mapped; `open` is called for one not seen before.
@@ -220,6 +311,7 @@ impl Binaries {
     /// Forgets a binary that nobody runs.
     pub(super) fn forget(&mut self, id: FileId) {
         self.known.remove(&id);
+        self.aliases.retain(|_, (_, file)| *file != id);
         self.libraries.retain(|_, library| library.as_ref().ok() != Some(&id));
     }
 

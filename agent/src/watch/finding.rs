@@ -39,6 +39,11 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// Refused at the first look.
+    pub(super) fn new(exe: PathBuf, why: Refusal) -> Self {
+        Self { exe, why, wait: (0, 1) }
+    }
+
     /// Whether to look again: what has no Go can come to have it, what is not proved can be proved later, and for what found
     /// no room there can be some.
     fn is_due(&mut self) -> bool {
@@ -186,7 +191,8 @@ impl Watch {
 
     /// Attaches to the binaries of processes that were found.
     pub(super) fn begin_all(&mut self, fresh: Fresh) -> Result<(), WatchError> {
-        fresh.into_iter().try_for_each(|(file, processes)| self.begin(file, &processes))
+        let settled = self.settle_files(fresh)?;
+        settled.into_iter().try_for_each(|(file, processes)| self.begin(file, &processes))
     }
 
     /// A process began another program.
@@ -196,7 +202,7 @@ impl Watch {
             return Ok(());
         }
         match self.finder.look_at_new(pid) {
-            Ok((identity, Some(found))) => self.begin(found.file, &[(identity, found)]),
+            Ok((identity, Some(found))) => self.begin_all(Fresh::from([(found.file, vec![(identity, found)])])),
             Ok((_, None)) => Ok(()),
             Err(error) => {
                 debug!("process {pid} passed over: {error}");
@@ -271,7 +277,7 @@ impl Watch {
         for id in all {
             self.kernel.unwatch(id)?;
             if let Some(process) = self.processes.remove(&id) {
-                let refused = Refused { exe: process.exe, why: why.clone(), wait: (0, 1) };
+                let refused = Refused::new(process.exe, why.clone());
                 self.finder.refused.insert(process.identity, refused);
             }
         }
@@ -286,9 +292,12 @@ impl Watch {
         }
         match self.finder.look_at_new(id.tgid()) {
             Ok((identity, Some(found))) => {
-                let Some(binary) = self.finder.binaries.get(found.file) else { return Ok(()) };
-                if let Ok(bias) = found.bias(&self.finder.proc, id.tgid(), &binary) {
-                    self.enter(id, Watched::new(identity, &found, bias))?;
+                let settled = self.settle_files(Fresh::from([(found.file, vec![(identity, found)])]))?;
+                for (identity, found) in settled.into_values().flatten() {
+                    let Some(binary) = self.finder.binaries.get(found.file) else { continue };
+                    if let Ok(bias) = found.bias(&self.finder.proc, id.tgid(), &binary) {
+                        self.enter(id, Watched::new(identity, &found, bias))?;
+                    }
                 }
             }
             Ok((identity, None)) => self.mute(id, identity)?,

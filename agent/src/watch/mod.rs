@@ -6,6 +6,8 @@
 //! - `proof`: whether memory agrees with what is supposed of a runtime,
 //! - [`runtimes`]: which file of a process holds its Go runtime,
 //! - [`binaries`]: what is known of each binary, once, for all its processes,
+//! - `same_file`: names of files that are one to the kernel,
+//! - `code`: breakpoints in the code of processes,
 //! - `probes`: what is attached to each binary,
 //! - `governing`: which probes the budget allows, and windows in which events are sampled,
 //! - [`story`]: waits and lifetimes, for as long as the user asks for them,
@@ -18,6 +20,7 @@
 
 pub mod binaries;
 mod choosing;
+mod code;
 mod ending;
 pub mod finding;
 mod governing;
@@ -25,6 +28,7 @@ mod probes;
 mod proof;
 pub mod rules;
 pub mod runtimes;
+mod same_file;
 pub mod snapshot;
 pub mod stacks;
 pub mod story;
@@ -59,7 +63,7 @@ use crate::{
     address::{Bias, RuntimeAddr},
     governor::{Budget, Fidelity, Governor},
     host::{FileId, HostError, Identity, Proc, monotonic_ns},
-    kernel::{Capability, Kernel, KernelError, Method, Records, Sizes},
+    kernel::{Capability, Kernel, KernelError, Method, Records, Removal, Sizes},
     ledger::{Ledger, ProcessLedger},
     understood::Understanding,
 };
@@ -189,6 +193,8 @@ pub struct Watch {
     windows: Windows,
     governing: Governing,
     time_boxes: TimeBoxes,
+    /// Breakpoints on their way out that were put in to tell files apart.
+    marks: Vec<Removal>,
 }
 
 /// How often to call [`Watch::scan`]. What begins meanwhile the kernel tells.
@@ -245,6 +251,7 @@ impl Watch {
             windows: Windows::default(),
             governing,
             time_boxes: TimeBoxes::new(),
+            marks: Vec::new(),
         };
         watch.begin_all(found)?;
         if let Target::Pids(pids) = watch.finder.target.clone() {
