@@ -39,6 +39,9 @@ losses! {
         GoroutineMapFull = 5: "goroutine_map_full",
         /// A map of a story's times was full: a wait or a lifetime is not in it, or not at its site.
         TimeMapFull = 6: "time_map_full",
+        /// Probes had no breakpoint in the process's code: it was moved, or written over. Its events went uncounted, and it is
+        /// watched by census alone. Counted by the agent.
+        BreakpointMissing = 7: "breakpoint_missing",
     }
 }
 

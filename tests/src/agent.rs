@@ -354,8 +354,22 @@ impl Top {
     /// # Errors
     /// When that does not happen in time.
     pub fn wait_until(&mut self, what: &str, holds: impl Fn(&Process) -> bool) -> Result<Process> {
+        self.wait_until_doing(what, || Ok(()), holds)
+    }
+
+    /// The same, doing something before each report.
+    ///
+    /// # Errors
+    /// As there, or what is done.
+    pub fn wait_until_doing(
+        &mut self,
+        what: &str,
+        mut act: impl FnMut() -> Result<()>,
+        holds: impl Fn(&Process) -> bool,
+    ) -> Result<Process> {
         let deadline = Instant::now() + PATIENCE;
         loop {
+            act()?;
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     let report = parse(&line)?;

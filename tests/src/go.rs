@@ -43,6 +43,8 @@ pub enum Program {
     Waits,
     /// Becomes another program, under a restriction.
     Launch,
+    /// Changes the memory that its code is in.
+    Moved,
 }
 
 /// The ways to build a program.
@@ -81,6 +83,7 @@ impl Program {
             Program::Load => "load",
             Program::Waits => "waits",
             Program::Launch => "launch",
+            Program::Moved => "moved",
         };
         programs().join(name)
     }

@@ -1,11 +1,26 @@
 //! The code of live processes at probed instructions: whether the kernel's breakpoint is there.
+//!
+//! Uprobes are in a file. A process that has its code elsewhere (in huge pages, copied there before its runtime began), or
+//! has written over it, hits none of them, and its counts would stay 0 as if nothing happened. So each window looks at the
+//! probed instructions, too, and a process without breakpoints is watched by census alone, with that said as a loss.
 
-use std::{fs::File, os::unix::fs::FileExt as _, sync::mpsc, thread, time::Duration};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
+use parkranger_common::{counts::ProcessId, probe::Event};
+use tracing::{info, warn};
+
+use super::{Watch, WatchError, Watchable, Watched};
 use crate::{
     address::{FileOffset, RuntimeAddr},
     host::{Identity, Memory, MemoryError, Proc, ProcessMemory},
-    kernel::breakpoint::{Code, is_breakpoint},
+    kernel::breakpoint::{self, is_breakpoint},
+    ledger::{Counted, Recording},
 };
 
 /// How long a process may keep its memory from being read: it can for ever.
@@ -24,7 +39,7 @@ pub(super) struct Instruction {
 ///
 /// A process that is gone or may not be read. Where it has no memory at that address it has no breakpoint either.
 pub(super) fn has_breakpoint(memory: &impl Memory, file: &File, instruction: Instruction) -> Result<bool, MemoryError> {
-    let (mut live, mut original) = (Code::default(), Code::default());
+    let (mut live, mut original) = (breakpoint::Code::default(), breakpoint::Code::default());
     match memory.read(instruction.address, &mut live) {
         Ok(()) => {}
         Err(MemoryError::Unmapped { .. }) => return Ok(false),
@@ -61,4 +76,74 @@ pub(super) fn breakpoints(proc: &Proc, file: &File, readers: &[Reader]) -> Vec<O
     };
     let answers: Vec<_> = readers.iter().map(ask).collect();
     answers.into_iter().map(|answer| answer?.recv_timeout(LIMIT).ok().flatten()).collect()
+}
+
+/// What is known of the breakpoints in a process's code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Code {
+    /// They are there, as far as was looked.
+    #[default]
+    Probed,
+    /// Some were missing at the last look: probes may have come and gone meanwhile.
+    Doubted,
+    /// Some were missing at two looks in a row.
+    Unprobed,
+}
+
+impl Watch {
+    /// The instructions of a process that must have a breakpoint now: of events that are all counted.
+    pub(super) fn probed(&self, process: &Watched, binary: &Watchable) -> Vec<Instruction> {
+        let Some(probes) = self.probes.get(&process.file) else { return Vec::new() };
+        let recording = probes.recording();
+        let is_placed = |event| match event {
+            Event::Birth | Event::Exit => recording.lives == Counted::All,
+            Event::Park => recording.parks == Counted::All,
+            Event::Run => false,
+        };
+        let placed = binary.plan.points.iter().filter(|point| is_placed(point.event));
+        placed
+            .map(|point| Instruction { offset: point.offset, address: process.bias.to_runtime(point.address) })
+            .collect()
+    }
+
+    /// Takes in how many breakpoints a look at a process missed. True where what is recorded of it changes, or a second look
+    /// is to decide that: then nothing else of this look is to be used.
+    pub(super) fn heed_breakpoints(&mut self, id: ProcessId, missing: u64) -> Result<bool, WatchError> {
+        let Some(process) = self.processes.get_mut(&id) else { return Ok(false) };
+        let (pid, exe) = (id.tgid(), process.exe.display());
+        let recording = match (process.code, missing) {
+            (Code::Probed, 0) | (Code::Unprobed, 1..) => return Ok(false),
+            (Code::Doubted, 0) => {
+                process.code = Code::Probed;
+                return Ok(false);
+            }
+            (Code::Probed, _) => {
+                process.code = Code::Doubted;
+                return Ok(true);
+            }
+            (Code::Doubted, _) => {
+                warn!(
+                    "process {pid} ({exe}): {missing} of its probes have no breakpoint in its memory, for its code is not that of \
+                     its file any more: it is watched by census alone"
+                );
+                process.code = Code::Unprobed;
+                process.breakpoints_missing += missing;
+                Recording { lives: Counted::None, parks: Counted::None }
+            }
+            (Code::Unprobed, 0) => {
+                let Some(probes) = self.probes.get(&process.file) else { return Ok(false) };
+                // Nothing was looked for.
+                if probes.recording().lives != Counted::All {
+                    return Ok(false);
+                }
+                info!("process {pid} ({exe}): its probes have breakpoints in its memory again");
+                process.code = Code::Probed;
+                probes.recording()
+            }
+        };
+        let counters = self.kernel.counters()?;
+        self.ledger.record(&[id], recording, &counters, Instant::now());
+        self.ledger.forget_baseline(id);
+        Ok(true)
+    }
 }

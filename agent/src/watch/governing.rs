@@ -11,7 +11,7 @@ use std::{
 use parkranger_common::counts::{ProcessId, Unattributed};
 use tracing::{info, warn};
 
-use super::{Watch, WatchError, probes::Sample};
+use super::{Watch, WatchError, Watched, probes::Sample};
 use crate::{
     governor::{Budget, Fidelity, Governed, Governor, Hits, Reading, SAMPLE, Step},
     host::{FileId, cpu_time_ns},
@@ -86,8 +86,9 @@ impl Watch {
         self.governing.next = Instant::now();
     }
 
-    pub(super) fn governed(&self, id: ProcessId, file: FileId) -> Governed {
-        self.governing.governor.of(id, file)
+    pub(super) fn governed(&self, id: ProcessId, process: &Watched) -> Governed {
+        let governed = self.governing.governor.of(id, process.file);
+        if process.is_unprobed() { Governed { fidelity: Fidelity::Census, cost: None, ..governed } } else { governed }
     }
 
     /// When [`Watch::govern`] has something to do.
@@ -207,10 +208,10 @@ impl Watch {
         if step.to == Fidelity::Story { self.begin_stories(step.binary) } else { Ok(()) }
     }
 
-    /// The processes of a binary that have not ended.
+    /// The processes of a binary that have not ended, and whose events are counted where its probes are attached.
     pub(super) fn living(&self, binary: FileId) -> impl Iterator<Item = ProcessId> {
-        let of_binary =
-            self.processes.iter().filter(move |(_, process)| process.file == binary && !process.has_ended());
+        let counts = |process: &Watched| !process.has_ended() && !process.is_unprobed();
+        let of_binary = self.processes.iter().filter(move |(_, process)| process.file == binary && counts(process));
         of_binary.map(|(id, _)| *id)
     }
 

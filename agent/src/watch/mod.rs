@@ -67,6 +67,7 @@ use crate::{
     ledger::{Ledger, ProcessLedger},
     understood::Understanding,
 };
+use code::Code;
 use finding::Finder;
 use governing::Governing;
 use probes::Probes;
@@ -144,6 +145,10 @@ pub(crate) struct Watched {
     pub(crate) no_census: bool,
     /// For how long its story was told; `None` where it never was.
     story: Option<Told>,
+    /// Whether probes can fire in it.
+    code: Code,
+    /// Probes that were found without a breakpoint in it.
+    breakpoints_missing: u64,
 }
 
 impl Watched {
@@ -161,12 +166,19 @@ impl Watched {
             stacks: None,
             no_census: false,
             story: None,
+            code: Code::default(),
+            breakpoints_missing: 0,
         }
     }
 
     /// Whether it has ended, or become another program.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.is_some()
+    }
+
+    /// True where its events are not counted, for its code has no breakpoints.
+    pub(crate) fn is_unprobed(&self) -> bool {
+        self.code == Code::Unprobed
     }
 
     fn end(&mut self) {

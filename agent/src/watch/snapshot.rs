@@ -202,7 +202,7 @@ impl Watch {
             layout_is_older: matches!(binary.understood.layout.source, LayoutSource::NewestKnown { .. }),
             baseline,
             audits: ledger.audits,
-            governed: self.governed(id, process.file),
+            governed: self.governed(id, process),
             missing: ledger.missing,
             ended: process.has_ended(),
             births,
@@ -213,7 +213,11 @@ impl Watch {
             waits: waits(&ledger, binary),
             losses: ProcessLoss::ALL
                 .iter()
-                .map(|loss| (loss.name(), ledger.unattributed.losses[*loss as usize]))
+                .map(|loss| {
+                    let counted = ledger.unattributed.losses[*loss as usize];
+                    let own = if *loss == ProcessLoss::BreakpointMissing { process.breakpoints_missing } else { 0 };
+                    (loss.name(), counted + own)
+                })
                 .collect(),
             sites,
             stack_bytes: process.stacks.as_ref().map(|stacks| stacks.total),

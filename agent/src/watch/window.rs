@@ -280,7 +280,8 @@ impl Watch {
         let Some(id) = self.next_window() else { return Ok(()) };
         let Some(file) = self.processes.get(&id).map(|process| process.file) else { return Ok(()) };
         let Some(probes) = self.probes.get_mut(&file) else { return Ok(()) };
-        let only_census = probes.recording().lives != Counted::All;
+        let is_unprobed = self.processes.get(&id).is_some_and(Watched::is_unprobed);
+        let only_census = probes.recording().lives != Counted::All || is_unprobed;
         if only_census && !(probes.are_settled() && probes.sample_is_closed()) {
             return Ok(());
         }
@@ -295,7 +296,8 @@ impl Watch {
             goidcache: u64::from(stock.p_goidcache),
         };
         if only_census {
-            let worker = Worker::start(&self.finder.proc, process, &binary, offsets.goidcache);
+            let probed = self.probed(process, &binary);
+            let worker = Worker::start(&self.finder.proc, process, &binary, offsets.goidcache, probed);
             self.windows.open = Some(OpenWindow { worker, only_census, ..OpenWindow::new(id, offsets, Phase::Census) });
             return Ok(());
         }
@@ -327,7 +329,8 @@ impl Watch {
                 let Some((_, process, binary)) = self.processes().find(|(id, ..)| *id == open.id) else {
                     return Ok(Step::Spoiled(Spoiled::Incomplete));
                 };
-                open.worker = Worker::start(&self.finder.proc, process, &binary, open.offsets.goidcache);
+                let probed = self.probed(process, &binary);
+                open.worker = Worker::start(&self.finder.proc, process, &binary, open.offsets.goidcache, probed);
                 open.before = self.kernel.sites_of(open.id)?;
                 open.phase = Phase::Census;
                 open.since = Instant::now();
@@ -385,6 +388,11 @@ impl Watch {
         let mut answer = open.worker.as_ref().map_or(Err(TryRecvError::Disconnected), Worker::census);
         if let (Ok(Ok(found)), Some(process)) = (&mut answer, self.processes.get_mut(&open.id)) {
             process.stacks = Some(std::mem::take(&mut found.stacks));
+        }
+        if let Ok(Ok(found)) = &answer
+            && self.heed_breakpoints(open.id, found.breakpoints_missing)?
+        {
+            return Ok(Step::Unconfirmed);
         }
         match answer {
             Err(TryRecvError::Empty) if open.since.elapsed() < CENSUS_LIMIT => Ok(Step::Goes(Box::new(open))),

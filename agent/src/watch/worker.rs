@@ -15,7 +15,11 @@ use std::{
 
 use tracing::debug;
 
-use super::{Watchable, Watched, stacks::StackBytes};
+use super::{
+    Watchable, Watched,
+    code::{Instruction, has_breakpoint},
+    stacks::StackBytes,
+};
 use crate::{
     address::{Bias, RuntimeAddr},
     binary::bytes::u64_at,
@@ -35,6 +39,8 @@ pub(super) struct Found {
     pub(super) complete: bool,
     /// Memory of their stacks.
     pub(super) stacks: StackBytes,
+    /// Probes without a breakpoint in the process's code.
+    pub(super) breakpoints_missing: u64,
 }
 
 /// The other end of the thread.
@@ -45,8 +51,15 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Begins to read. `goidcache` is its offset in `p`. `None` where there can be no more threads.
-    pub(super) fn start(proc: &Proc, process: &Watched, binary: &Arc<Watchable>, goidcache: u64) -> Option<Self> {
+    /// Begins to read. `goidcache` is its offset in `p`; `probed` are the instructions that must have a breakpoint. `None`
+    /// where there can be no more threads.
+    pub(super) fn start(
+        proc: &Proc,
+        process: &Watched,
+        binary: &Arc<Watchable>,
+        goidcache: u64,
+        probed: Vec<Instruction>,
+    ) -> Option<Self> {
         let (census_sender, census) = channel();
         let (ask, asked) = channel();
         let (stocks_sender, stocks) = channel();
@@ -56,6 +69,7 @@ impl Worker {
             bias: process.bias,
             binary: Arc::clone(binary),
             goidcache,
+            probed,
         };
         let started = thread::Builder::new()
             .name("census".to_owned())
@@ -92,6 +106,7 @@ struct Job {
     bias: Bias,
     binary: Arc<Watchable>,
     goidcache: u64,
+    probed: Vec<Instruction>,
 }
 
 impl Job {
@@ -130,7 +145,14 @@ impl Job {
         let runtime = Runtime::find(memory, binary, self.bias, layout)?;
         let census = runtime.census(memory, Detail::default())?;
         let goroutines = census.goroutines.iter();
+        let mut breakpoints_missing = 0;
+        for instruction in &self.probed {
+            if !has_breakpoint(memory, &self.binary.file, *instruction)? {
+                breakpoints_missing += 1;
+            }
+        }
         Ok(Found {
+            breakpoints_missing,
             goroutines: goroutines.map(|goroutine| (goroutine.goid, census.origin(goroutine).into())).collect(),
             complete: census.unsettled.is_complete(),
             stacks: StackBytes::of(&census),

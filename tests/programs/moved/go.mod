@@ -1,0 +1,7 @@
+module moved
+
+go 1.19
+
+require talk v0.0.0
+
+replace talk => ../talk
