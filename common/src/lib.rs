@@ -48,8 +48,8 @@ pub mod names {
     pub const UNATTRIBUTED: &str = "UNATTRIBUTED";
     /// [`crate::loss::HostLoss`] ▶ count, per CPU.
     pub const HOST_LOSSES: &str = "HOST_LOSSES";
-    /// One [`crate::window::Window`].
-    pub const WINDOW: &str = "WINDOW";
+    /// The object's zeroed data: one [`crate::window::Window`].
+    pub const WINDOW: &str = ".bss";
     /// tgid ▶ [`crate::story::Story`]: whose story is told.
     pub const STORIES: &str = "STORIES";
     /// [`crate::story::GoroutineKey`] ▶ [`crate::story::Goroutine`].

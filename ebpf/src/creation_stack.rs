@@ -1,6 +1,6 @@
 //! The stack of the goroutine that made another one, taken once per site and CPU.
 
-use aya_ebpf::{helpers::bpf_probe_read_user, programs::ProbeContext};
+use aya_ebpf::helpers::bpf_probe_read_user;
 use parkranger_common::{
     counts::SiteKey,
     loss::ProcessLoss,
@@ -8,15 +8,14 @@ use parkranger_common::{
     record::{Header, MAX_STACK, SiteSeen, Tag, Tagged},
 };
 
-use crate::{RING_FLAGS, maps::STREAM_RECORDS, registers, scheduler::lose};
+use crate::{RING_FLAGS, maps::STREAM_RECORDS, scheduler::lose};
 
-/// Sends the creation stack of a site, and says if that worked: where it did not, the next birth has another try. The
-/// creator waits on its own stack while `newproc1` runs on g0, so its frame pointers hang on `callergp.sched.bp`. A
+/// Sends the creation stack of a site, and says if that worked: where it did not, the next birth has another try. `creator`
+/// is the g that made the goroutine, `current` the one that runs. The creator waits on its own stack while `newproc1` runs on g0, so its frame pointers hang on `callergp.sched.bp`. A
 /// creator that is g0 itself (`time.AfterFunc`) has no stack to show.
 #[inline(never)]
-pub fn send(ctx: &ProbeContext, key: &SiteKey, word: ProbeWord) -> bool {
-    let creator = registers::argument_2(ctx);
-    let ([low, high], frame) = if creator == registers::current_g(ctx) {
+pub fn send(creator: u64, current: u64, key: &SiteKey, word: ProbeWord) -> bool {
+    let ([low, high], frame) = if creator == current {
         ([0, 0], 0)
     } else {
         // SAFETY: reads user memory through the kernel's checked copy.

@@ -2,13 +2,12 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use parkranger_common::{
     counts::{Process, ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey},
     loss::HostLoss,
     story::{Goroutine, GoroutineKey, Histogram, HistogramKey, Spent, SpentKey, Story},
-    window::Window,
 };
 
 /// Who is watched, by tgid.
@@ -30,10 +29,6 @@ pub static UNATTRIBUTED: HashMap<ProcessId, Unattributed> = HashMap::with_max_en
 /// What was lost before it was known whose it is, by `HostLoss`.
 #[map]
 pub static HOST_LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(HostLoss::COUNT as u32, 0);
-
-/// Whose births and exits are told one by one.
-#[map]
-pub static WINDOW: Array<Window> = Array::with_max_entries(1, 0);
 
 /// Whose story is told, by tgid.
 #[map]

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Lists a process of a watched binary that the agent does not know yet, so that nothing of it is missed.
-#[inline(always)]
+#[inline(never)]
 pub fn adopt(tgid: u32, word: ProbeWord, instruction: u64) -> Option<&'static Process> {
     let now = unsafe { bpf_ktime_get_ns() };
     let process = Process { id: ProcessId::new(tgid, now), word: word.0 };

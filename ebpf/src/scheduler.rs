@@ -2,12 +2,17 @@
 //!
 //! Nothing here can stop or change the target. What cannot be read or stored is counted as a loss, and the event itself
 //! still counts: totals stay right.
+//!
+//! What every event runs through uses at most 48 bytes of stack. From 64 on (rounded up to 16) kernels from 6.13 on give a
+//! program a stack of its own in per-CPU memory, and with hardened user copies every read into that looks up which memory it
+//! is: on some machines that costs as much as all else a program does. So keys are read in place, and whatever is
+//! rare is a function of its own.
 
-use core::intrinsics;
+use core::{ffi::c_void, intrinsics, mem::MaybeUninit, ptr::null_mut};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user as read_user},
     maps::PerCpuHashMap,
     programs::ProbeContext,
 };
@@ -20,7 +25,8 @@ use parkranger_common::{
 use crate::{
     creation_stack, host_loss,
     maps::{PROCESSES, SITES, UNATTRIBUTED, WAITS},
-    processes, registers, window,
+    processes, registers,
+    window::{self, Told},
 };
 
 const BIRTH: u64 = Event::Birth as u64;
@@ -33,11 +39,18 @@ pub fn with_word(ctx: &ProbeContext, word: ProbeWord) {
     if word.skips_taken() && registers::branch_taken(ctx) {
         return;
     }
-    let tgid = current_tgid();
-    // SAFETY: the entry may be replaced while we read it; it is then another run of the same pid, handled as such.
-    let process = match unsafe { PROCESSES.get(&tgid) } {
+    // One for all that is looked up: the compiler does not see that there is never use for two of them.
+    let mut key: MaybeUninit<WaitKey> = MaybeUninit::uninit();
+    let tgid = key.as_mut_ptr().cast::<u32>();
+    // SAFETY: there is room for it, and it was written. The entry may be replaced while we read it; it is then another run of
+    // the same pid, handled as such.
+    let listed = unsafe {
+        tgid.write(current_tgid());
+        PROCESSES.get(&*tgid)
+    };
+    let process = match listed {
         Some(process) => process,
-        None if word.adopts() => match processes::adopt(tgid, word, registers::instruction(ctx)) {
+        None if word.adopts() => match processes::adopt(current_tgid(), word, registers::instruction(ctx)) {
             Some(process) => process,
             None => return,
         },
@@ -48,9 +61,9 @@ pub fn with_word(ctx: &ProbeContext, word: ProbeWord) {
         return;
     }
     match word.event_number() {
-        BIRTH => birth(ctx, process, word),
-        PARK => park(ctx, process, word),
-        EXIT => exit(ctx, process, word),
+        BIRTH => birth(ctx, process, word, &mut key),
+        PARK => park(ctx, process, word, &mut key),
+        EXIT => exit(ctx, process, word, &mut key),
         // Stories only.
         _ => {}
     }
@@ -65,10 +78,11 @@ pub fn without_word(ctx: &ProbeContext, event: Event) {
     if word.skips_taken() && registers::branch_taken(ctx) {
         return;
     }
+    let mut key = MaybeUninit::uninit();
     match event {
-        Event::Birth => birth(ctx, process, word),
-        Event::Park => park(ctx, process, word),
-        Event::Exit => exit(ctx, process, word),
+        Event::Birth => birth(ctx, process, word, &mut key),
+        Event::Park => park(ctx, process, word, &mut key),
+        Event::Exit => exit(ctx, process, word, &mut key),
         // Stories need a word.
         Event::Run => {}
     }
@@ -81,56 +95,69 @@ pub fn current_tgid() -> u32 {
 
 /// `newproc1(fn *funcval, callergp *g, callerpc uintptr, …)`: the new g is not there yet.
 #[inline(always)]
-fn birth(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
-    let function = registers::argument_1(ctx);
-    let gopc = registers::argument_3(ctx);
-    // SAFETY: reads user memory through the kernel's checked copy.
-    let startpc = match unsafe { bpf_probe_read_user(function as *const u64) } {
-        Ok(startpc) => startpc,
-        Err(_) => {
+fn birth(ctx: &ProbeContext, process: &Process, word: ProbeWord, key: &mut MaybeUninit<WaitKey>) {
+    let function = registers::argument_1(ctx) as *const c_void;
+    let words = key.as_mut_ptr().cast::<u64>();
+    // SAFETY: the words are within the key, the first three of which are a site; user memory is read through the kernel's
+    // checked copy, which fills what it is given with zeros where it cannot read. A map value lives until its process's
+    // counters are read and removed, after its end.
+    unsafe {
+        words.write(process.id.0);
+        words.add(1).write(registers::argument_3(ctx));
+        if read_user(words.add(2).cast::<c_void>(), size_of::<u64>() as u32, function) != 0 {
             lose(process.id, ProcessLoss::StartUnreadable, None);
-            0
         }
-    };
-    let key = SiteKey { process: process.id, gopc, startpc };
-    let open = window::of(process.id);
-    match slot(&SITES, &key) {
-        // SAFETY: a map value lives until its process's counters are read and removed, after its end.
-        Some(counts) => unsafe {
-            if window::is_inside(open) {
+        // Kept where there is room: the compiler would take more of the stack for it.
+        words.add(3).write_volatile(window::of(process.id) as u64);
+        let key = &*words.cast::<SiteKey>();
+        let mut counts = SITES.get_ptr_mut(key).unwrap_or(null_mut());
+        if counts.is_null() {
+            counts = new_site(key);
+        }
+        let told = words.add(3).read_volatile();
+        if counts.is_null() {
+            lose(key.process, ProcessLoss::SiteMapFull, Some(Event::Birth));
+        } else {
+            if told == Told::Inside as u64 {
                 add_one(&raw mut (*counts).window_births);
             } else {
                 add_one(&raw mut (*counts).births);
             }
-            if (*counts).stacks == 0 && creation_stack::send(ctx, &key, word) {
+            if (*counts).stacks == 0
+                && creation_stack::send(registers::argument_2(ctx), registers::current_g(ctx), key, word)
+            {
                 add_one(&raw mut (*counts).stacks);
             }
-        },
-        None => lose(process.id, ProcessLoss::SiteMapFull, Some(Event::Birth)),
-    }
-    if let Some(open) = open {
-        window::tell_birth(ctx, &key, open);
+        }
+        if words.add(3).read_volatile() != Told::No as u64 {
+            window::tell_birth(registers::argument_2(ctx), key, told);
+        }
     }
 }
 
 /// `gdestroy(gp *g)`, `goexit0(gp *g)`: the dying g is whole.
 #[inline(always)]
-fn exit(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
+fn exit(ctx: &ProbeContext, process: &Process, word: ProbeWord, key: &mut MaybeUninit<WaitKey>) {
     let g = registers::argument_1(ctx);
-    let Some(key) = site_of(process.id, g, word) else {
+    let Some(WaitKey { site: key, .. }) = read_site(key, process.id, g, word) else {
         lose(process.id, ProcessLoss::GoroutineUnreadable, Some(Event::Exit));
         return;
     };
-    let open = window::of(process.id);
-    match slot(&SITES, &key) {
-        // SAFETY: a map value lives until its process's counters are read and removed, after its end.
-        Some(counts) if window::is_inside(open) => add_one(unsafe { &raw mut (*counts).window_exits }),
-        // SAFETY: a map value lives until its process's counters are read and removed, after its end.
-        Some(counts) => add_one(unsafe { &raw mut (*counts).exits }),
-        None => lose(process.id, ProcessLoss::SiteMapFull, Some(Event::Exit)),
+    let window = window::of(process.id);
+    let mut counts = SITES.get_ptr_mut(&*key).unwrap_or(null_mut());
+    if counts.is_null() {
+        counts = new_site(key);
     }
-    if let Some(open) = open {
-        window::tell_exit(g, &key, open);
+    if counts.is_null() {
+        lose(process.id, ProcessLoss::SiteMapFull, Some(Event::Exit));
+    } else {
+        // SAFETY: as in `birth`.
+        unsafe {
+            add_one(if window == Told::Inside { &raw mut (*counts).window_exits } else { &raw mut (*counts).exits });
+        }
+    }
+    if window == Told::Inside {
+        window::tell_exit(g, key);
     }
 }
 
@@ -148,44 +175,73 @@ pub fn parking(ctx: &ProbeContext, word: ProbeWord) -> (u64, Option<u8>) {
 }
 
 #[inline(always)]
-fn park(ctx: &ProbeContext, process: &Process, word: ProbeWord) {
+fn park(ctx: &ProbeContext, process: &Process, word: ProbeWord, key: &mut MaybeUninit<WaitKey>) {
     let (g, reason) = parking(ctx, word);
-    let (Some(reason), Some(site)) = (reason, site_of(process.id, g, word)) else {
+    let (Some(reason), Some(key)) = (reason, read_site(key, process.id, g, word)) else {
         lose(process.id, ProcessLoss::GoroutineUnreadable, Some(Event::Park));
         return;
     };
-    let key = WaitKey { site, reason: u64::from(reason) };
-    match slot(&WAITS, &key) {
-        Some(parks) => add_one(parks),
-        None => lose(process.id, ProcessLoss::WaitMapFull, Some(Event::Park)),
+    key.reason = u64::from(reason);
+    let mut parks = WAITS.get_ptr_mut(&*key).unwrap_or(null_mut());
+    if parks.is_null() {
+        parks = new_wait(key);
+    }
+    if parks.is_null() {
+        lose(process.id, ProcessLoss::WaitMapFull, Some(Event::Park));
+    } else {
+        add_one(parks);
     }
 }
 
-/// Reads where goroutine `g` comes from: `gopc`, `ancestors`, `startpc` stand together.
+/// Reads where goroutine `g` comes from into a key, in place. Its reason is not set.
+#[inline(always)]
+fn read_site(key: &mut MaybeUninit<WaitKey>, process: ProcessId, g: u64, word: ProbeWord) -> Option<&mut WaitKey> {
+    // `gopc`, `ancestors` and `startpc` stand together in g; `gopc`, `startpc` and `reason` in the key.
+    const WORDS: u32 = 3 * size_of::<u64>() as u32;
+    let words = key.as_mut_ptr().cast::<u64>();
+    // SAFETY: the three words are within the key, which is four; user memory is read through the kernel's checked copy, which
+    // fills them whether or not it can read. Every pattern is a key.
+    unsafe {
+        words.write(process.0);
+        let read = read_user(words.add(1).cast::<c_void>(), WORDS, (g + word.gopc_offset()) as *const c_void);
+        let key = key.assume_init_mut();
+        key.site.startpc = key.reason;
+        (read == 0).then_some(key)
+    }
+}
+
+/// The same as a value.
 #[inline(always)]
 pub fn site_of(process: ProcessId, g: u64, word: ProbeWord) -> Option<SiteKey> {
-    // SAFETY: reads user memory through the kernel's checked copy.
-    let [gopc, _ancestors, startpc] =
-        unsafe { bpf_probe_read_user((g + word.gopc_offset()) as *const [u64; 3]) }.ok()?;
-    Some(SiteKey { process, gopc, startpc })
+    let mut key = MaybeUninit::uninit();
+    read_site(&mut key, process, g, word).map(|key| key.site)
 }
 
-/// This CPU's value for `key`, made if need be. `None` where the map is full.
+/// The counts of a site that has none yet; null where the map is full.
+#[inline(never)]
+fn new_site(key: &SiteKey) -> *mut SiteCounts {
+    new(&SITES, key)
+}
+
+/// The parks of a site for a reason that has none yet; null where the map is full.
+#[inline(never)]
+fn new_wait(key: &WaitKey) -> *mut u64 {
+    new(&WAITS, key)
+}
+
+/// Makes the value for `key`; null where the map is full.
 #[inline(always)]
-fn slot<K, V: Zero>(map: &PerCpuHashMap<K, V>, key: &K) -> Option<*mut V> {
-    if let Some(value) = map.get_ptr_mut(key) {
-        return Some(value);
-    }
+fn new<K, V: Zero>(map: &PerCpuHashMap<K, V>, key: &K) -> *mut V {
     // Two CPUs may come here at once: one insert wins, both then find the value. A lock of the map that cannot be had (its
     // holder has lost its processor to the hypervisor) fails an insert, too, from 6.15 on: that is no full map.
     for _ in 0..INSERTS {
         let made = map.insert(key, &V::ZERO, BPF_NOEXIST.into());
-        let value = map.get_ptr_mut(key);
-        if value.is_some() || made == Err(MAP_IS_FULL) {
+        let value = map.get_ptr_mut(key).unwrap_or(null_mut());
+        if !value.is_null() || made == Err(MAP_IS_FULL) {
             return value;
         }
     }
-    None
+    null_mut()
 }
 
 /// How often a value is tried to be made.

@@ -1,53 +1,55 @@
 //! Births and exits told one by one, for the one process that is audited.
 
-use aya_ebpf::{
-    helpers::{bpf_ktime_get_ns, bpf_probe_read_user},
-    programs::ProbeContext,
-};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user};
 use parkranger_common::{
     counts::{ProcessId, SiteKey},
     record::{Birth, Exit, Header, Tag, Tagged},
     window::Window,
 };
 
-use crate::{
-    RING_FLAGS,
-    maps::{STREAM_RECORDS, WINDOW},
-    registers,
-};
+use crate::{RING_FLAGS, maps::STREAM_RECORDS};
 
-/// A window, or what comes after it.
-#[derive(Clone, Copy)]
-pub struct Open {
-    window: &'static Window,
-    inside: bool,
+/// The window, written by the agent at any time. Not a map of its own but the object's zeroed data, which programs have at a
+/// fixed address: it is looked at with every event.
+#[unsafe(no_mangle)]
+static mut WINDOW: Window = Window { process: ProcessId(0), tail: ProcessId(0), goid: 0, m: 0, p: 0, goidcache: 0 };
+
+/// Which events of a process are told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Told {
+    /// None.
+    No = 0,
+    /// Births and exits: it has a window.
+    Inside = 1,
+    /// Births, but not as of the window, which is over.
+    After = 2,
 }
 
-/// The window of `process`, if it has one now. To be asked once per event: counting and telling must agree.
+/// Which events of `process` are told now. To be asked once per event: counting and telling must agree.
 #[inline(always)]
-pub fn of(process: ProcessId) -> Option<Open> {
-    let window = WINDOW.get(0)?;
-    // SAFETY: both words are in the map's only value, which is always there; they are written by the agent at any time.
-    let inside = unsafe { core::ptr::read_volatile(&raw const window.process) } == process;
-    // SAFETY: as above.
-    if inside || unsafe { core::ptr::read_volatile(&raw const window.tail) } == process {
-        Some(Open { window, inside })
+pub fn of(process: ProcessId) -> Told {
+    if word(0) == process.0 {
+        Told::Inside
+    } else if word(1) == process.0 {
+        Told::After
     } else {
-        None
+        Told::No
     }
 }
 
-/// True where events are counted as of the window.
+/// A word of the window.
 #[inline(always)]
-pub fn is_inside(open: Option<Open>) -> bool {
-    matches!(open, Some(Open { inside: true, .. }))
+fn word(index: usize) -> u64 {
+    // SAFETY: the window is six words; whoever writes meanwhile writes whole ones.
+    unsafe { (&raw const WINDOW).cast::<u64>().add(index).read_volatile() }
 }
 
-/// Tells of a birth, with the goids its processor has in stock.
+/// Tells of a birth, with the goids its processor has in stock. `told` is a [`Told`].
 #[inline(never)]
-pub fn tell_birth(ctx: &ProbeContext, site: &SiteKey, open: Open) {
-    let (p, [goidcache, goidcacheend]) = stock(ctx, open.window).unwrap_or_default();
-    let tag = if open.inside { Tag::Birth } else { Tag::BirthAfter };
+pub fn tell_birth(creator: u64, site: &SiteKey, told: u64) {
+    let (p, [goidcache, goidcacheend]) = stock(creator).unwrap_or_default();
+    let tag = if told == Told::Inside as u64 { Tag::Birth } else { Tag::BirthAfter };
     // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_ns() };
     tell(tag, Birth { site: *site, time_ns, p, goidcache, goidcacheend });
@@ -55,24 +57,21 @@ pub fn tell_birth(ctx: &ProbeContext, site: &SiteKey, open: Open) {
 
 /// Tells of an exit in a window.
 #[inline(never)]
-pub fn tell_exit(g: u64, site: &SiteKey, open: Open) {
-    if open.inside {
-        // SAFETY: reads user memory through the kernel's checked copy.
-        let goid = unsafe { bpf_probe_read_user((g + open.window.goid) as *const u64) };
-        // SAFETY: the helper has no preconditions.
-        let time_ns = unsafe { bpf_ktime_get_ns() };
-        tell(Tag::Exit, Exit { site: *site, time_ns, goid: goid.unwrap_or_default() });
-    }
+pub fn tell_exit(g: u64, site: &SiteKey) {
+    // SAFETY: reads user memory through the kernel's checked copy.
+    let goid = unsafe { bpf_probe_read_user((g + word(2)) as *const u64) };
+    // SAFETY: the helper has no preconditions.
+    let time_ns = unsafe { bpf_ktime_get_ns() };
+    tell(Tag::Exit, Exit { site: *site, time_ns, goid: goid.unwrap_or_default() });
 }
 
 /// The creator's processor, and its stock: `newproc1` runs on g0 of the creator's thread, and takes the next goid there.
 #[inline(always)]
-fn stock(ctx: &ProbeContext, window: &Window) -> Option<(u64, [u64; 2])> {
-    let creator = registers::argument_2(ctx);
+fn stock(creator: u64) -> Option<(u64, [u64; 2])> {
     // SAFETY: reads user memory through the kernel's checked copy, here and below.
-    let m = unsafe { bpf_probe_read_user((creator + window.m) as *const u64) }.ok()?;
-    let p = unsafe { bpf_probe_read_user((m + window.p) as *const u64) }.ok()?;
-    let stock = unsafe { bpf_probe_read_user((p + window.goidcache) as *const [u64; 2]) }.ok()?;
+    let m = unsafe { bpf_probe_read_user((creator + word(3)) as *const u64) }.ok()?;
+    let p = unsafe { bpf_probe_read_user((m + word(4)) as *const u64) }.ok()?;
+    let stock = unsafe { bpf_probe_read_user((p + word(5)) as *const [u64; 2]) }.ok()?;
     Some((p, stock))
 }
 

@@ -5,7 +5,7 @@
 
 use anyhow::{Result, ensure};
 use parkranger_tests::bench::own::{Own, Program};
-use parkranger_tests::bench::raw::{EMPTY, Raw};
+use parkranger_tests::bench::raw::{EMPTY, Part, Raw};
 use parkranger_tests::bench::variants::{Bpftrace, Event, Traced, Untraced, Variant};
 use parkranger_tests::bench::{Comparison, Options, Samples, interleave, report, toolchain};
 use parkranger_tests::go;
@@ -15,6 +15,9 @@ use serde::Deserialize;
 
 /// Ratios are to these variants: what any program at the same instruction costs, and what the usual tool costs.
 const BASES: [&str; 2] = [EMPTY, "bpftrace count() at entry"];
+
+/// What counting one event takes: which process, what the goroutine is, where its count is.
+const PARTS: [Part; 5] = [Part::Cookie, Part::Tgid, Part::Read(24), Part::Hash(8), Part::PerCpuHash(32)];
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
@@ -32,6 +35,12 @@ fn variants() -> Result<Vec<Box<dyn Variant>>> {
     let mut variants: Vec<Box<dyn Variant>> = vec![
         Box::new(Untraced),
         Box::new(Raw::empty()),
+        Box::new(Raw::of("empty + attach cookie, tgid", &[Part::Cookie, Part::Tgid])),
+        Box::new(Raw::of("empty + read of 24 bytes", &[Part::Read(24)])),
+        Box::new(Raw::of("empty + the same, 64 bytes of stack", &[Part::ReadDeep])),
+        Box::new(Raw::of("empty + hash look-up, key of 8", &[Part::Hash(8)])),
+        Box::new(Raw::of("empty + per-CPU hash look-up, key of 32", &[Part::PerCpuHash(32)])),
+        Box::new(Raw::of("empty + all of these but the deep read", &PARTS)),
         Box::new(Own::new(Program::Counting)?),
         Box::new(Own::new(Program::Story)?),
     ];

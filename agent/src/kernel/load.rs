@@ -247,3 +247,45 @@ pub(super) fn raise_memlock() -> Result<(), String> {
         ))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+    use super::*;
+
+    /// From 64 bytes on, rounded up to 16, a program has a stack in memory of its own, which makes its reads dearer.
+    const MOST_STACK: i32 = 48;
+
+    /// The deepest byte of the stack that a function's own instructions name.
+    fn stack_of(code: &[u8]) -> i32 {
+        const FRAME: u8 = 10;
+        const ADD_IMMEDIATE: u8 = 0x07;
+        let deepest = code.as_chunks::<8>().0.iter().map(|instruction| {
+            let [code, registers, low, high, a, b, c, d] = *instruction;
+            let (offset, immediate) = (i16::from_le_bytes([low, high]), i32::from_le_bytes([a, b, c, d]));
+            match code & 0b111 {
+                // Loads from the frame, stores to it.
+                1 if registers >> 4 == FRAME => i32::from(offset),
+                2 | 3 if registers & 0xf == FRAME => i32::from(offset),
+                // An address in it: nothing else has anything subtracted.
+                _ if code == ADD_IMMEDIATE => immediate,
+                _ => 0,
+            }
+        });
+        -deepest.min().unwrap_or(0)
+    }
+
+    #[test]
+    fn what_every_event_runs_through_needs_little_stack() {
+        let object = object::File::parse(OBJECT).unwrap();
+        for name in [names::SCHEDULER_MULTI, names::SCHEDULER_SINGLE] {
+            let symbol = object.symbols().find(|symbol| symbol.name() == Ok(name)).unwrap();
+            let section = object.section_by_index(symbol.section_index().unwrap()).unwrap();
+            let start = symbol.address() as usize;
+            let code = &section.data().unwrap()[start..start + symbol.size() as usize];
+            let stack = stack_of(code);
+            assert!((32..=MOST_STACK).contains(&stack), "{name} takes {stack} bytes of stack");
+        }
+    }
+}

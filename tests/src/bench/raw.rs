@@ -56,6 +56,9 @@ pub enum Part {
     Tgid,
     /// `bpf_probe_read_user` of so many bytes.
     Read(i16),
+    /// The same of 24 bytes by a program that uses 64 bytes of its stack: from there on a kernel gives it one in memory of its
+    /// own (6.13), which hardened user copies look up with every read.
+    ReadDeep,
     /// A look-up in a hash map with a key of so many bytes, which finds its entry.
     Hash(i16),
     /// The same in a per-CPU hash map.
@@ -182,6 +185,15 @@ impl Code {
         self.call(MAP_LOOKUP_ELEM);
     }
 
+    /// Reads so many bytes from where the stack pointer points to, to a place so deep in the frame.
+    fn read(&mut self, bytes: i16, depth: i16) {
+        // r3 = ctx->sp
+        self.push(0x79, R3, R6, STACK_POINTER, 0);
+        self.frame(R1, -depth);
+        self.set(R2, i32::from(bytes));
+        self.call(PROBE_READ_USER);
+    }
+
     fn part(&mut self, part: Part, maps: &mut Vec<OwnedFd>) -> Result<()> {
         match part {
             Part::Cookie => {
@@ -190,13 +202,8 @@ impl Code {
             }
             Part::Tgid => self.call(GET_CURRENT_PID_TGID),
             Part::Time => self.call(KTIME_GET_NS),
-            Part::Read(bytes) => {
-                // r3 = ctx->sp
-                self.push(0x79, R3, R6, STACK_POINTER, 0);
-                self.frame(R1, -((bytes + 7) / 8 * 8));
-                self.set(R2, i32::from(bytes));
-                self.call(PROBE_READ_USER);
-            }
+            Part::Read(bytes) => self.read(bytes, (bytes + 7) / 8 * 8),
+            Part::ReadDeep => self.read(24, 64),
             Part::Hash(bytes) | Part::PerCpuHash(bytes) => {
                 let kind = if matches!(part, Part::Hash(_)) { BPF_MAP_TYPE_HASH } else { BPF_MAP_TYPE_PERCPU_HASH };
                 let map = create(kind, u32::try_from(bytes)?)?;

@@ -17,6 +17,7 @@ struct Run<'a> {
     kernel: String,
     cpu: String,
     cpus: usize,
+    threads_per_core: usize,
     go: &'a str,
     comparisons: &'a [Comparison],
 }
@@ -26,6 +27,14 @@ struct Run<'a> {
 /// # Errors
 /// When the file cannot be written.
 pub fn finish(benchmark: &str, go: &str, options: &Options, comparisons: &[Comparison]) -> Result<()> {
+    println!(
+        "{benchmark}: {}, {} CPUs, {} threads per core, Linux {}, Go {go}, {} rounds\n",
+        cpu_model()?,
+        std::thread::available_parallelism()?,
+        threads_per_core(),
+        std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
+        options.rounds,
+    );
     for comparison in comparisons {
         println!("{}", table(comparison));
     }
@@ -38,6 +47,7 @@ pub fn finish(benchmark: &str, go: &str, options: &Options, comparisons: &[Compa
         kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         cpu: cpu_model()?,
         cpus: std::thread::available_parallelism()?.get(),
+        threads_per_core: threads_per_core(),
         go,
         comparisons,
     };
@@ -67,6 +77,22 @@ fn table(comparison: &Comparison) -> String {
         let _ = writeln!(text, "  ratio {}: to {base}", number + 1);
     }
     text
+}
+
+/// Threads that share a core, as the kernel (which a hypervisor may deceive) says; 1 where it does not say.
+fn threads_per_core() -> usize {
+    let siblings = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list");
+    let count = |list: &str| {
+        list.trim()
+            .split(',')
+            .map(|range| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                let (first, last) = (first.parse::<usize>().unwrap_or(0), last.parse::<usize>().unwrap_or(0));
+                last.saturating_sub(first) + 1
+            })
+            .sum()
+    };
+    siblings.map_or(1, |list| count(&list))
 }
 
 fn cpu_model() -> Result<String> {
