@@ -35,6 +35,7 @@ pub mod go;
 pub mod http;
 pub mod kernel_count;
 pub mod kernel_log;
+pub mod leaks;
 pub mod matrix;
 pub mod others;
 pub mod prometheus;

@@ -178,6 +178,31 @@ impl Raw {
     }
 }
 
+/// Mark that changes when the goroutine runs: a hash of where it goes on, why it waits, and of `trackingSeq`, a byte
+/// that counts how often it left a thread. What the collector writes into a parked goroutine's struct is left out, and
+/// stack addresses count from the stack's end, which a shrinking stack does not change.
+pub(super) fn run_mark(bytes: &[u8], raw: &Raw, layout: &Layout) -> u32 {
+    /// `stack` and both stack guards.
+    const STACK_BYTES: usize = 32;
+    /// `waitreason`, six flags that are the collector's or about preemption, then flags with `trackingSeq` among them.
+    const FLAGS: usize = 7;
+    const FLAGS_END: usize = 24;
+    let (status, since) = (layout.atomicstatus as usize, layout.waitsince as usize);
+    let flags = layout.waitreason as usize;
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut mix = |word: u64| hash = (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    for at in (STACK_BYTES..flags & !7).step_by(8).filter(|at| *at != since && *at != status & !7) {
+        let word = u64_at(bytes, at).unwrap_or_default();
+        let on_stack = (raw.stack_lo..=raw.stack_hi).contains(&word);
+        mix(if on_stack { raw.stack_hi - word } else { word });
+    }
+    mix(u64::from(raw.wait_reason));
+    for at in flags + FLAGS..flags + FLAGS_END {
+        mix(u64::from(u8_at(bytes, at).unwrap_or_default()));
+    }
+    (hash >> 32) as u32 ^ hash as u32
+}
+
 /// Whether two readings of a struct are the same but for the collector's scan bit.
 pub(super) fn same_bytes(one: &[u8], other: &[u8], layout: &Layout) -> bool {
     let (status, end) = (layout.atomicstatus as usize, layout.atomicstatus as usize + 4);

@@ -93,6 +93,9 @@ pub struct Goroutine {
     pub parent_goid: u64,
     /// When it began to wait, in the monotonic clock; 0 until the first collection after that.
     pub wait_since_ns: u64,
+    /// Mark that changes when it runs: equal in two censuses where it has not run in between (the runtime's count wraps at
+    /// 256).
+    pub run_mark: u32,
     /// Where it comes from.
     pub origin: OriginId,
     /// Its calls; `None` where it would not hold still, where its thread could not be sampled while it runs, and where

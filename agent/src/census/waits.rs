@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::{
     address::RuntimeAddr,
-    binary::bytes::{u32_at, u64_at},
+    binary::bytes::{u16_at, u32_at, u64_at},
     host::{Batch, Memory, MemoryError},
     runtime::waiting::{SudogLayout, channel},
 };
@@ -36,6 +36,8 @@ pub struct Channel {
     pub len: u64,
     /// Room in its buffer.
     pub cap: u64,
+    /// Size of one element.
+    pub elem_bytes: u16,
     /// Whether it is closed.
     pub closed: bool,
 }
@@ -53,6 +55,21 @@ pub struct WaitObjects {
     known: HashMap<u64, u32>,
     objects: Vec<WaitObject>,
     links: Vec<u32>,
+}
+
+impl Channel {
+    /// Whether it is like those of timers and tickers: room for one `time.Time`.
+    #[must_use]
+    pub fn is_like_a_timers(&self) -> bool {
+        const TIME_BYTES: u16 = 24;
+        self.cap == 1 && self.elem_bytes == TIME_BYTES
+    }
+
+    /// Whether it can only be a signal: no room, and nothing in it, as of `context.Context.Done`.
+    #[must_use]
+    pub fn is_a_signal(&self) -> bool {
+        self.elem_bytes == 0 && self.cap == 0
+    }
 }
 
 impl WaitObjects {
@@ -156,6 +173,7 @@ fn channels(memory: &impl Memory, asked: &mut [Asked], batch: &mut Batch) -> Res
             Some(Channel {
                 len: u64_at(head, channel::QCOUNT)?,
                 cap: u64_at(head, channel::DATAQSIZ)?,
+                elem_bytes: u16_at(head, channel::ELEM_BYTES)?,
                 closed: u32_at(head, channel::CLOSED)? != 0,
             })
         });
@@ -194,11 +212,11 @@ mod tests {
         let mut memory = Fake::default();
         memory.words(0x2000, &sudog(G, 0x9000, 0x3000));
         memory.words(0x3000, &sudog(G, 0xa000, 0));
-        memory.words(0x9000, &[2, 5, 0, 1 << 32]);
+        memory.words(0x9000, &[2, 5, 0, 1 << 32 | 24]);
         let mut asked = asked(0x2000);
         follow(&memory, layout("go1.21.13"), &mut asked, &mut Batch::default(), &mut 1000).unwrap();
         assert_eq!(addresses(&asked), [0x9000, 0xa000]);
-        assert_eq!(asked[0].found[0].channel, Some(Channel { len: 2, cap: 5, closed: true }));
+        assert_eq!(asked[0].found[0].channel, Some(Channel { len: 2, cap: 5, elem_bytes: 24, closed: true }));
         assert_eq!(asked[0].found[1].channel, None, "it cannot be read");
         let mut objects = WaitObjects::default();
         let first = objects.record(&asked[0].found);

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use super::{
     Census, CensusError, Detail, Goroutine, Origin, Origins, Runtime, Unsettled,
-    goroutine::{Raw, Slot, Status, same_bytes},
+    goroutine::{Raw, Slot, Status, run_mark, same_bytes},
     labels::{self, LabelSets, LabelsId},
     running,
     stacks::{CallSite, Depth, Stacks},
@@ -291,11 +291,14 @@ impl<M: Memory> Walk<'_, M> {
     fn goroutine(&mut self, candidate: &Candidate, raw: &Raw, status: Status) -> Goroutine {
         let origin = Origin { gopc: RuntimeAddr(raw.gopc), startpc: RuntimeAddr(raw.startpc) };
         let (origin, _) = self.census.origins.intern(origin, self.runtime);
+        let bytes = self.first.get(candidate.piece).unwrap_or_default();
+        let run_mark = run_mark(bytes, raw, &self.runtime.layout);
         let used = raw.resumes_at().map_or(0, |(_, sp)| raw.stack_hi.saturating_sub(sp));
         Goroutine {
             goid: raw.goid,
             parent_goid: raw.parent,
             wait_since_ns: raw.wait_since,
+            run_mark,
             origin,
             stack: None,
             labels: LabelsId::NONE,

@@ -22,6 +22,10 @@ pub enum Exit {
     Failure,
     /// Nothing here can be watched.
     NothingToWatch,
+    /// It was asked for something that makes no sense here.
+    Usage,
+    /// Leaks were found.
+    Found,
 }
 
 impl Termination for Exit {
@@ -29,8 +33,10 @@ impl Termination for Exit {
         ExitCode::from(match self {
             Self::Done => 0,
             Self::Failure => 1,
-            // clap ends with 2 itself.
+            Self::Usage => 2,
+            // clap ends with 2 itself, too.
             Self::NothingToWatch => 3,
+            Self::Found => 4,
         })
     }
 }
@@ -52,11 +58,16 @@ pub(super) enum Failure {
     Kernel(String),
     #[error("{0}")]
     NothingToWatch(String),
+    #[error("{0}")]
+    Usage(String),
 }
 
 /// Says why, and with which code.
-pub(super) fn report(done: Result<(), Failure>) -> Exit {
-    let Err(failure) = done else { return Exit::Done };
+pub(super) fn report(done: Result<Exit, Failure>) -> Exit {
+    let failure = match done {
+        Ok(exit) => return exit,
+        Err(failure) => failure,
+    };
     if let Failure::Output(error) = &failure
         && error.kind() == io::ErrorKind::BrokenPipe
     {
@@ -82,6 +93,7 @@ pub(super) fn report(done: Result<(), Failure>) -> Exit {
         Failure::Watch(WatchError::Refused { .. } | WatchError::Host(HostError::NoExecutable { .. })) => {
             Exit::NothingToWatch
         }
+        Failure::Usage(_) => Exit::Usage,
         _ => Exit::Failure,
     }
 }

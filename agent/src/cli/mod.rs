@@ -7,6 +7,7 @@ mod budget;
 mod check;
 mod dump;
 mod exit;
+mod leaks;
 mod logging;
 mod ps;
 mod rules;
@@ -20,7 +21,8 @@ pub use exit::Exit;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 failure (no such process, not permitted, the kernel refuses), 2 usage, 3 nothing here can be \
-watched.";
+watched, 4 \
+leaks found.";
 
 /// Watches the scheduler of Go processes from outside: goroutine births, parks and exits per creation site, live, with no
 /// pprof endpoint, no rebuild, no restart and no stop of the target.
@@ -42,6 +44,8 @@ enum Command {
     Check(check::Options),
     /// Write every goroutine of a process: its state, creation site and stack. The process is not stopped.
     Dump(dump::Options),
+    /// Say which lines of a process leak goroutines, why, since when, and how sure that is. Takes censuses only.
+    Leaks(leaks::Options),
     /// List the Go processes of this host: what they are, what bites them, whether they can be watched.
     Ps(ps::Options),
     /// Watch every Go process of this host, now and later, and answer over HTTP: metrics, pprof profiles, JSON.
@@ -59,16 +63,18 @@ pub fn run() -> Exit {
     let arguments = Arguments::parse();
     let quiet = !matches!(arguments.command, Command::Serve(_));
     logging::init(arguments.verbose, quiet);
+    let done = |done: Result<(), exit::Failure>| done.map(|()| Exit::Done);
     let done = match arguments.command {
-        Command::Top(options) => top::run(options),
-        Command::Check(options) => check::run(&options),
-        Command::Dump(options) => dump::run(&options),
-        Command::Ps(options) => ps::run(&options),
-        Command::Serve(options) => serve::run(options),
+        Command::Top(options) => done(top::run(options)),
+        Command::Check(options) => done(check::run(&options)),
+        Command::Dump(options) => done(dump::run(&options)),
+        Command::Ps(options) => done(ps::run(&options)),
+        Command::Serve(options) => done(serve::run(options)),
+        Command::Leaks(options) => leaks::run(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "parkranger", &mut script);
-            std::io::Write::write_all(&mut std::io::stdout(), &script).map_err(exit::Failure::from)
+            done(std::io::Write::write_all(&mut std::io::stdout(), &script).map_err(exit::Failure::from))
         }
     };
     exit::report(done)

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::rules::RuleOptions;
-use crate::{kernel::Method, symbols::SymbolSource, understood::Understanding, watch::Target};
+use super::{exit::Failure, rules::RuleOptions};
+use crate::{host::Proc, kernel::Method, symbols::SymbolSource, understood::Understanding, watch::Target};
 
 /// Which processes; every Go process of the host where nothing is given.
 #[derive(Clone, Debug, Args)]
@@ -18,6 +18,49 @@ pub(super) struct TargetOptions {
     /// Where names of functions and lines come from.
     #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
     symbols: Symbols,
+}
+
+/// One process: its pid, or the name of its executable.
+#[derive(Clone, Debug)]
+pub(super) enum OneTarget {
+    /// Its pid.
+    Pid(u32),
+    /// Its executable's file name, or its command name.
+    Name(String),
+}
+
+impl std::str::FromStr for OneTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<u32>() {
+            Ok(0) => Err("no process has the pid 0".to_owned()),
+            Ok(pid) => Ok(Self::Pid(pid)),
+            Err(_) if text.is_empty() => Err("a pid or a name is needed".to_owned()),
+            Err(_) => Ok(Self::Name(text.to_owned())),
+        }
+    }
+}
+
+impl OneTarget {
+    /// Its pid.
+    pub(super) fn pid(&self, proc: &Proc) -> Result<u32, Failure> {
+        let name = match self {
+            Self::Pid(pid) => return Ok(*pid),
+            Self::Name(name) => name,
+        };
+        let own = std::process::id();
+        let is_called = |pid: &u32| {
+            let path = proc.executable_path(*pid).ok();
+            *pid != own && path.is_some_and(|path| path.file_name().is_some_and(|file| file == name.as_str()))
+        };
+        let pids: Vec<u32> = proc.pids()?.into_iter().filter(is_called).collect();
+        match pids.as_slice() {
+            [pid] => Ok(*pid),
+            [] => Err(Failure::NothingToWatch(format!("no process runs an executable called {name}"))),
+            several => Err(Failure::Usage(format!("{name} is run by several processes, say which: {several:?}"))),
+        }
+    }
 }
 
 /// `--attach`, for commands that load the eBPF programs.

@@ -8,16 +8,20 @@
 //! | `folded` | one line per stack, for flame graphs |
 //! | `site_profile` | births and parks by creation site, for `go tool pprof` |
 //! | `metrics` | one snapshot for Prometheus |
+//! | `findings` | suspected leaks, as text and JSON |
 //! | `otlp` | the same for OpenTelemetry |
+//! | `population` | one census in words, for history and findings |
 //! | `json` | everything, for programs (docs/json.md) |
 //!
 //! Nothing here reads a process; names come from its binary.
 
+pub mod findings;
 pub mod folded;
 pub mod json;
 pub mod metrics;
 mod names;
 pub mod otlp;
+mod population;
 pub mod pprof;
 mod profile;
 mod select;
@@ -29,6 +33,7 @@ pub mod text;
 use std::{borrow::Cow, collections::BTreeMap, ops::Range, rc::Rc};
 
 pub use names::{Names, Place};
+pub use population::population;
 pub use select::Selection;
 pub(crate) use select::matches_statement;
 

@@ -53,6 +53,14 @@ pub struct Identity {
     pub start_time: u64,
 }
 
+impl Identity {
+    /// When it was started, since boot.
+    #[must_use]
+    pub fn since_boot(self) -> Duration {
+        Duration::from_millis(self.start_time.saturating_mul(10))
+    }
+}
+
 /// One thread's share of the processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadTime {

@@ -39,6 +39,8 @@ pub(crate) mod channel {
     pub(crate) const QCOUNT: usize = 0;
     /// `dataqsiz`: room in the buffer.
     pub(crate) const DATAQSIZ: usize = 8;
+    /// `elemsize`, 2 bytes.
+    pub(crate) const ELEM_BYTES: usize = 24;
     /// `closed`, 4 bytes.
     pub(crate) const CLOSED: usize = 28;
     /// How much of it is read.

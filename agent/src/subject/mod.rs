@@ -122,6 +122,18 @@ impl Subject {
         self.bias
     }
 
+    /// Its executable as it sees it.
+    #[must_use]
+    pub fn exe(&self) -> &str {
+        &self.facts.exe
+    }
+
+    /// Path of the main module of its program; "" where the binary does not say.
+    #[must_use]
+    pub fn main_module(&self) -> &str {
+        self.understood.binary.build_info().map(|info| info.module.as_str()).unwrap_or_default()
+    }
+
     /// The binary that holds its runtime.
     #[must_use]
     pub fn binary(&self) -> &Arc<Binary> {

@@ -1,0 +1,132 @@
+//! Goroutines of one process at one time, in words: what history, findings and comparisons are made from, whether a census
+//! or a saved dump gave it.
+//!
+//! Plain data. What a source does not say is `None` or 0, as each field tells.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use crate::symbols::Frame;
+
+/// Which of [`Population::kinds`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KindId(pub u32);
+
+/// All goroutines of a process at one time.
+#[derive(Clone, Debug, Default)]
+pub struct Population {
+    /// When, in a clock that never goes back.
+    pub time: Duration,
+    /// Path of the main module, as `example.com/service`; "" where it is not known.
+    pub main_module: Arc<str>,
+    /// The goroutines.
+    pub goroutines: Vec<Member>,
+    /// What goroutines share: site, stack, state.
+    pub kinds: Vec<Kind>,
+    /// Channels and locks that goroutines wait on.
+    pub objects: Vec<Object>,
+    /// Indexes of `objects`, which [`Member::waits_on`] has ranges of.
+    pub links: Vec<u32>,
+}
+
+/// One goroutine; several alike where the source only counts them.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// How many it stands for.
+    pub count: u64,
+    /// Its number; 0 where the source has none.
+    pub goid: u64,
+    /// Its parent's; 0 where that is not known.
+    pub parent_goid: u64,
+    /// What it shares with others.
+    pub kind: KindId,
+    /// Mark that changes when it runs; `None` where the source has none.
+    pub run_mark: Option<u32>,
+    /// How long it has waited at the least; `None` where the source does not say.
+    pub waited: Option<Duration>,
+    /// Size of its stack; 0 where that is not known.
+    pub stack_bytes: u64,
+    /// What it waits on: start and end in [`Population::links`].
+    pub waits_on: (u32, u32),
+}
+
+/// What goroutines share.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// The `go` statement: the physical function with the line. `None` for the first goroutine, C threads, and where the
+    /// source does not say.
+    pub created_by: Option<Frame>,
+    /// The function it started with; "" where that is not known.
+    pub start_function: String,
+    /// What it does, in the runtime's words: "chan receive".
+    pub state: String,
+    /// Its calls, innermost first, inlined ones in their place; empty where there is no stack.
+    pub frames: Vec<Frame>,
+    /// Whether the goroutine is the runtime's own.
+    pub system: bool,
+    /// Its pprof labels.
+    pub labels: Vec<(String, String)>,
+}
+
+/// A channel or lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Object {
+    /// Its address in the process.
+    pub address: u64,
+    /// Goroutines that wait on it.
+    pub waiters: u32,
+    /// The channel's state; `None` for a lock.
+    pub channel: Option<crate::census::Channel>,
+}
+
+impl Population {
+    /// The kind of a goroutine.
+    #[must_use]
+    pub fn kind(&self, member: &Member) -> Option<&Kind> {
+        self.kinds.get(member.kind.0 as usize)
+    }
+
+    /// What a goroutine waits on.
+    pub fn objects_of(&self, member: &Member) -> impl Iterator<Item = (u32, &Object)> {
+        let (start, end) = member.waits_on;
+        let links = self.links.get(start as usize..end as usize).unwrap_or_default();
+        links.iter().filter_map(|index| Some((*index, self.objects.get(*index as usize)?)))
+    }
+
+    /// How many goroutines there are.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.goroutines.iter().map(|member| member.count).sum()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.goroutines.is_empty()
+    }
+}
+
+/// Gives equal kinds one number.
+#[derive(Debug, Default)]
+pub struct Kinds {
+    known: HashMap<Kind, KindId>,
+    kinds: Vec<Kind>,
+}
+
+impl Kinds {
+    /// The number of a kind.
+    pub fn intern(&mut self, kind: Kind) -> KindId {
+        if let Some(id) = self.known.get(&kind) {
+            return *id;
+        }
+        let id = KindId(u32::try_from(self.kinds.len()).unwrap_or(u32::MAX));
+        self.known.insert(kind.clone(), id);
+        self.kinds.push(kind);
+        id
+    }
+
+    /// All of them, in the order of their numbers.
+    #[must_use]
+    pub fn into_kinds(self) -> Vec<Kind> {
+        self.kinds
+    }
+}
