@@ -14,6 +14,10 @@
 //!                       ledger/    births, parks, exits, live, losses                        (pure state, no I/O)
 //!                       governor/  measured cost ▶ fidelity                                  (pure state, no I/O)
 //!                       watch/     keeps host, kernel and ledger in step ▶ one snapshot
+//!                       history/   what was, over time: goroutines, sites                  (pure)
+//!                       leaks/     evidence ▶ findings                                       (pure)
+//!                       saved/     dumps and profiles read back                              (hostile input)
+//!                       diff/      two dumps compared                                        (pure)
 //!                       views/     one snapshot ▶ table, JSON
 //!                       subject/   one process understood and read on request               (no probes)
 //!                       export/    one census or snapshot ▶ dump, pprof, folded, metrics, … (no reading)
@@ -25,6 +29,7 @@ pub mod address;
 pub mod binary;
 pub mod census;
 pub mod cli;
+pub mod diff;
 pub mod export;
 pub mod governor;
 pub mod history;
@@ -34,6 +39,7 @@ pub mod leaks;
 pub mod ledger;
 pub mod plan;
 pub mod runtime;
+pub mod saved;
 pub mod serve;
 pub mod subject;
 pub mod symbols;

@@ -50,6 +50,8 @@ pub(super) enum Failure {
     Host(#[from] HostError),
     #[error("process {pid}: {why}")]
     Census { pid: u32, why: CensusError },
+    #[error("{what}: {why}")]
+    Saved { what: String, why: String },
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
     #[error(transparent)]

@@ -117,6 +117,11 @@ pub(super) fn run(options: &Options) -> Result<Exit, Failure> {
     Ok(if findings.is_empty() { Exit::Done } else { Exit::Found })
 }
 
+/// Whether a finding says nothing of the line that is to blame unless somebody is seen there.
+fn needs_caller(finding: &Finding) -> bool {
+    matches!(finding.pattern, Pattern::ResponseBody | Pattern::IdleConnection) && finding.confidence > 0.4
+}
+
 fn failure(pid: u32, why: CensusError) -> Failure {
     match why {
         CensusError::Host(error) => Failure::Host(error),
@@ -162,11 +167,8 @@ impl Watch<'_> {
 
     /// A connection does not say for whom it was opened: many quick looks find somebody who opens one.
     fn look_for_callers(&mut self, findings: &[Finding]) -> Result<(), CensusError> {
-        let asked = |finding: &Finding| {
-            matches!(finding.pattern, Pattern::ResponseBody | Pattern::IdleConnection) && finding.confidence > 0.4
-        };
         let found = |history: &History| history.callers().sights() >= ENOUGH_SIGHTS;
-        if self.looks == 0 || found(&self.history) || !findings.iter().any(asked) {
+        if self.looks == 0 || found(&self.history) || !findings.iter().any(needs_caller) {
             return Ok(());
         }
         self.looks -= 1;
@@ -184,6 +186,7 @@ impl Watch<'_> {
     /// while.
     fn is_sure(&self, findings: &[Finding], steady: &mut Option<(Vec<(Pattern, String)>, Instant)>) -> bool {
         let sure = findings.iter().any(|finding| finding.confidence >= leaks::SURE)
+            && (self.looks == 0 || !findings.iter().any(|finding| needs_caller(finding) && finding.blamed.is_empty()))
             && findings.iter().all(|finding| finding.confidence >= 0.9 || finding.confidence < 0.35);
         if !sure || self.begun.elapsed() < EARLIEST {
             *steady = None;

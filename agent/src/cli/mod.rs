@@ -5,8 +5,10 @@
 mod bounds;
 mod budget;
 mod check;
+mod diff;
 mod dump;
 mod exit;
+mod fetch;
 mod leaks;
 mod logging;
 mod ps;
@@ -44,6 +46,8 @@ enum Command {
     Check(check::Options),
     /// Write every goroutine of a process: its state, creation site and stack. The process is not stopped.
     Dump(dump::Options),
+    /// Compare two dumps or profiles of goroutines: who came, went, stayed; or group one.
+    Diff(diff::Options),
     /// Say which lines of a process leak goroutines, why, since when, and how sure that is. Takes censuses only.
     Leaks(leaks::Options),
     /// List the Go processes of this host: what they are, what bites them, whether they can be watched.
@@ -70,6 +74,7 @@ pub fn run() -> Exit {
         Command::Dump(options) => done(dump::run(&options)),
         Command::Ps(options) => done(ps::run(&options)),
         Command::Serve(options) => done(serve::run(options)),
+        Command::Diff(options) => done(diff::run(&options)),
         Command::Leaks(options) => leaks::run(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();

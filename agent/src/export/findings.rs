@@ -108,7 +108,7 @@ fn one(number: usize, finding: &Finding) -> String {
     let waits_on = if finding.waits_on.is_empty() { String::new() } else { format!(", {}", finding.waits_on) };
     let _ = writeln!(text, "   in {} [{}]{waits_on}", finding.place.at.short(), finding.example.state);
     for (at, share) in &finding.blamed {
-        let _ = writeln!(text, "   asked by {at} ({:.0} % of those seen asking)", share * 100.0);
+        let _ = writeln!(text, "   opened by {at} ({:.0} % of those seen to)", share * 100.0);
     }
     for evidence in finding.evidence.iter().take(EVIDENCE) {
         let _ = writeln!(text, "   {} {}", if evidence.weight >= 0.0 { "+" } else { "-" }, evidence.says);

@@ -8,6 +8,7 @@
 //! | `folded` | one line per stack, for flame graphs |
 //! | `site_profile` | births and parks by creation site, for `go tool pprof` |
 //! | `metrics` | one snapshot for Prometheus |
+//! | `diff` | two dumps compared |
 //! | `findings` | suspected leaks, as text and JSON |
 //! | `otlp` | the same for OpenTelemetry |
 //! | `population` | one census in words, for history and findings |
@@ -15,6 +16,7 @@
 //!
 //! Nothing here reads a process; names come from its binary.
 
+pub mod diff;
 pub mod findings;
 pub mod folded;
 pub mod json;
@@ -23,7 +25,7 @@ mod names;
 pub mod otlp;
 mod population;
 pub mod pprof;
-mod profile;
+pub(crate) mod profile;
 mod select;
 pub mod site_profile;
 pub mod summary;

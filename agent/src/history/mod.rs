@@ -17,7 +17,7 @@ pub mod place;
 pub mod population;
 pub mod series;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -37,6 +37,8 @@ pub const SITE_BYTES: usize =
     size_of::<SiteHistory>() + Series::MAX_POINTS * size_of::<Point>() + MAX_PLACES * size_of::<PlaceHistory>();
 /// Places kept of one site.
 const MAX_PLACES: usize = 16;
+/// The beginnings of two waits that differ by less are one: clocks are read at different moments.
+const SAME_WAIT: Duration = Duration::from_millis(50);
 /// Waits shorter than this are no rest.
 const REST: Duration = Duration::from_secs(3);
 
@@ -79,6 +81,7 @@ pub struct Followed {
     /// Its parent's number; 0 where that is not known.
     pub parent_goid: u64,
     run_mark: Option<u32>,
+    waiting_since: Option<Duration>,
     kind: u64,
     seen: u32,
 }
@@ -123,7 +126,6 @@ pub struct History {
     main_module: Arc<str>,
     begun: Option<Duration>,
     now: Duration,
-    previous: Duration,
     round: u32,
     stride: u64,
     by_site: HashMap<Site, SiteId>,
@@ -134,6 +136,8 @@ pub struct History {
     unplaced: u64,
     /// Largest number of a goroutine ever seen: how many there have been.
     last_goid: u64,
+    /// The same when the history began.
+    first_goids: u64,
     latest: Option<Arc<Population>>,
     callers: HttpCallers,
 }
@@ -154,7 +158,6 @@ impl History {
             main_module: "".into(),
             begun: None,
             now: Duration::ZERO,
-            previous: Duration::ZERO,
             round: 0,
             stride: 1,
             by_site: HashMap::new(),
@@ -163,6 +166,7 @@ impl History {
             members: HashMap::new(),
             unplaced: 0,
             last_goid: 0,
+            first_goids: 0,
             latest: None,
             callers: HttpCallers::default(),
         }
@@ -173,7 +177,6 @@ impl History {
         let now = population.time;
         let first = self.begun.is_none();
         self.begun.get_or_insert(now);
-        self.previous = self.now;
         self.now = self.now.max(now);
         self.round = self.round.wrapping_add(1);
         self.main_module = Arc::clone(&population.main_module);
@@ -187,6 +190,9 @@ impl History {
             if member.goid.is_multiple_of(self.stride) {
                 self.member(&population, (&sites, &keys), member, first, &mut at);
             }
+        }
+        if first {
+            self.first_goids = self.last_goid;
         }
         self.gone();
         self.note_points();
@@ -232,7 +238,7 @@ impl History {
             let place = place::place(kind, &population.main_module);
             self.sites.get_mut(&site).map_or(0, |history| history.place(place, kind))
         });
-        let waited = member.waited.unwrap_or_default();
+        let waiting_since = member.waited.map(|waited| now.saturating_sub(waited));
         let key = keys.get(member.kind.0 as usize).copied().unwrap_or_default();
         let followed = match known {
             None => {
@@ -244,7 +250,9 @@ impl History {
                     site,
                     place,
                     first_seen: now,
-                    since: now.saturating_sub(waited),
+                    // Of later ones it is known better: they were not there at the last look.
+                    since: waiting_since.filter(|_| first).unwrap_or(now),
+                    waiting_since,
                     from_before: first,
                     runs: 0,
                     parent_goid: member.parent_goid,
@@ -255,16 +263,15 @@ impl History {
             }
             Some(known) => {
                 let same = known.run_mark.is_some() && known.run_mark == member.run_mark && known.kind == key;
-                // The runtime notes when a wait began at the first collection after that, so it may have begun earlier.
-                let waits_on = member.waited.is_some_and(|waited| now.saturating_sub(waited) <= self.previous);
-                let rests = same || waits_on;
+                // The runtime forgets when a wait began as soon as the goroutine runs.
+                let still = known.waiting_since.zip(waiting_since);
+                let rests = same || still.is_some_and(|(before, now)| before.abs_diff(now) < SAME_WAIT);
                 if !rests {
                     self.departed(&known);
                 }
-                let begun = now.saturating_sub(waited);
-                let since = if rests { known.since.min(begun) } else { begun };
+                let since = if rests { known.since } else { now };
                 let runs = known.runs + u32::from(!rests);
-                Followed { site, place, since, runs, run_mark: member.run_mark, kind: key, seen: self.round, ..known }
+                Followed { site, place, since, runs, run_mark: member.run_mark, waiting_since, kind: key, seen: self.round, ..known }
             }
         };
         self.members.insert(member.goid, followed);
@@ -376,6 +383,12 @@ impl History {
     #[must_use]
     pub fn last_goid(&self) -> u64 {
         self.last_goid
+    }
+
+    /// The same when the history began.
+    #[must_use]
+    pub fn first_goids(&self) -> u64 {
+        self.first_goids
     }
 
     /// The sites.

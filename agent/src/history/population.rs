@@ -5,6 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+pub use crate::census::Channel;
 use crate::symbols::Frame;
 
 /// Which of [`Population::kinds`].
@@ -41,7 +42,8 @@ pub struct Member {
     pub kind: KindId,
     /// Mark that changes when it runs; `None` where the source has none.
     pub run_mark: Option<u32>,
-    /// How long it has waited at the least; `None` where the source does not say.
+    /// How long it has waited at the most: the runtime notes the collection before the one that first found it waiting. `None`
+    /// where the source does not say.
     pub waited: Option<Duration>,
     /// Size of its stack; 0 where that is not known.
     pub stack_bytes: u64,
@@ -75,7 +77,7 @@ pub struct Object {
     /// Goroutines that wait on it.
     pub waiters: u32,
     /// The channel's state; `None` for a lock.
-    pub channel: Option<crate::census::Channel>,
+    pub channel: Option<Channel>,
 }
 
 impl Population {

@@ -195,10 +195,10 @@ impl<'a> Crowd<'a> {
         !self.children.is_empty()
     }
 
-    /// In how many of eight equal parts of all numbers ever given to goroutines some of these are: a pool begun at once is
-    /// in one.
+    /// In how many of eight equal parts of all numbers given to goroutines before the watch some of these are: a pool begun at
+    /// once is in one.
     pub(super) fn spread(&self, goids: impl Iterator<Item = u64>) -> usize {
-        let all = self.history.last_goid().max(1);
+        let all = self.history.first_goids().max(1);
         let parts: HashSet<u64> = goids.map(|goid| (goid.saturating_sub(1) * 8 / all).min(7)).collect();
         parts.len()
     }

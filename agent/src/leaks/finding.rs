@@ -85,7 +85,7 @@ impl Finding {
             format!("{}:{}", location.file.rsplit('/').next().unwrap_or_default(), location.line)
         };
         match self.blamed.first() {
-            Some((blamed, _)) => blamed.split(' ').nth(1).unwrap_or_default().to_owned(),
+            Some((blamed, _)) => blamed.split([' ', ',']).nth(1).unwrap_or_default().to_owned(),
             None if self.site.caller.is_empty() && self.site.created_at.line > 0 => short(&self.site.created_at),
             None => short(&self.place.at),
         }

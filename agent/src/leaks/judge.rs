@@ -96,7 +96,7 @@ fn growth(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>, circumstanc
         group.members.iter().filter(|(_, one)| one.from_before && one.runs == 0).map(|(goid, _)| *goid).collect();
     if old.len() >= 4 {
         let parts = crowd.spread(old.iter().copied());
-        let born = crowd.history.last_goid();
+        let born = crowd.history.first_goids();
         if parts >= 4 && old.len() >= 5 {
             scales.add(1.3, format!("{} from before the watch were begun at quite different times", old.len()));
         } else if parts == 1 && born >= 16 * old.len() as u64 {
@@ -127,7 +127,7 @@ fn objects(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>, waiting: &
     let most = |count: usize| count * 10 >= waiting.known * 9 && waiting.known > 0;
     let alone = group.members.len() > 1;
     if group.moves {
-        scales.add(-1.2, "they do move");
+        scales.add(-0.9, "they do move");
         return;
     }
     match wait {

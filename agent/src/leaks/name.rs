@@ -5,7 +5,10 @@ use super::{
     evidence::{Crowd, Group, Waiting},
     judge::Scales,
 };
-use crate::history::place::{Owner, Wait, owner};
+use crate::history::{
+    callers::Caller,
+    place::{Owner, Wait, owner},
+};
 
 /// The shape. `None` where the goroutines belong to others that speak for them, or are known to be well.
 pub(super) fn pattern(group: &Group<'_>, waiting: &Waiting) -> Option<Pattern> {
@@ -111,12 +114,14 @@ pub(super) fn particular(
             scales.add(5.2, format!("it has been in one finalizer for {} s: none else can run", crowd.rest.as_secs()));
         }
         Pattern::ResponseBody => response_bodies(scales, crowd, group),
+        Pattern::IdleConnection if group.arrivals.len() >= 6 && group.departures == 0 => {
+            scales.add(0.2, "new connections are opened while others are idle");
+        }
         Pattern::IdleConnection => scales.add(-1.4, "connections are kept to be used again"),
         Pattern::DatabaseRows => scales.add(1.2, "each stands for rows or a transaction that is open"),
         Pattern::Context => scales.add(1.0, "each stands for a context that was not cancelled"),
         Pattern::AfterFunc if !group.moves => scales.add(0.8, "a timer's function should return at once"),
         Pattern::HeldLock => holder(scales, group, all),
-        Pattern::Spinning => scales.add(-0.8, "they may be at work"),
         _ => {}
     }
 }
@@ -154,5 +159,9 @@ pub(super) fn blamed(crowd: &Crowd<'_>, pattern: Pattern) -> Vec<(String, f64)> 
         return Vec::new();
     }
     let ranked = crowd.history.callers().ranked();
-    ranked.into_iter().take(MOST).map(|(at, share)| (at.short(), share)).collect()
+    let words = |caller: &Caller| match &caller.called_by {
+        Some(by) => format!("{}, called by {}", caller.at.short(), by.short()),
+        None => caller.at.short(),
+    };
+    ranked.into_iter().take(MOST).map(|(caller, share)| (words(caller), share)).collect()
 }

@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_wave_has_no_sure_slope() {
-        let points: Vec<(f64, f64)> = (0..100).map(|x| (f64::from(x), (f64::from(x) / 8.0).sin() * 50.0)).collect();
+        let points: Vec<(f64, f64)> = (0..100).map(|x| (f64::from(x), (f64::from(x) / 2.0).sin() * 50.0)).collect();
         let slope = theil_sen(&points).unwrap();
         assert!(slope.low < 0.0 && slope.high > 0.0, "{slope:?}");
         assert_eq!(theil_sen(&points[..3]), None);

@@ -14,12 +14,12 @@ import (
 func init() {
 	leaky("body-not-closed", "response-body", bodyNotClosed, "main.fetchPrices", "main.bodyNotClosed")
 	leaky("body-not-closed-on-error", "response-body", bodyNotClosedOnError, "main.checkout", "main.bodyNotClosedOnError")
-	leaky("transport-per-request", "idle-connection", transportPerRequest, "main.transportPerRequest", "main.lookUp")
+	leaky("transport-per-request", "idle-connection", transportPerRequest, "main.transportPerRequest", "main.lookUp", "main.readAll")
 	leaky("handler-stuck-upstream", "stuck-upstream", handlerStuckUpstream, "main.proxyTo", "main.handlerStuckUpstream")
 	leaky("read-without-deadline", "network-read", readWithoutDeadline, "main.readWithoutDeadline", "main.serveConn")
-	leaky("pipe-reader", "syscall", pipeReader, "main.pipeReader", "main.tail")
+	leaky("pipe-reader", "network-read", pipeReader, "main.pipeReader", "main.tail")
 	leaky("writer-to-slow-client", "network-read", writerToSlow, "main.writerToSlow", "main.push")
-	leaky("io-pipe-not-closed", "missing-sender", ioPipe, "main.ioPipe", "main.encode")
+	leaky("io-pipe-not-closed", "stuck-select", ioPipe, "main.ioPipe", "main.encode")
 	leaky("spinners", "spinning", spinners, "main.spinners", "main.spin")
 
 	healthy("http-keep-alive", httpKeepAlive)
