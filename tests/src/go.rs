@@ -43,13 +43,10 @@ pub enum Program {
     Waits,
     /// Becomes another program, under a restriction.
     Launch,
-<<<<<<< HEAD
     /// Changes the memory that its code is in.
     Moved,
-=======
     /// Is one of many small services, half of which leak.
     Leaks,
->>>>>>> 4cfcc50 (leaks: history of goroutines, findings with evidence, parkranger leaks, a corpus of 81 services)
 }
 
 /// The ways to build a program.
@@ -88,11 +85,8 @@ impl Program {
             Program::Load => "load",
             Program::Waits => "waits",
             Program::Launch => "launch",
-<<<<<<< HEAD
             Program::Moved => "moved",
-=======
             Program::Leaks => "leaks",
->>>>>>> 4cfcc50 (leaks: history of goroutines, findings with evidence, parkranger leaks, a corpus of 81 services)
         };
         programs().join(name)
     }

@@ -90,7 +90,8 @@ impl Drop for Killed {
 
 /// Runs a service and watches it until the last of these times.
 fn watch(program: &Path, service: &Service, times: &[Duration]) -> Result<Vec<Verdict>> {
-    let mut child = Killed(Command::new(program).arg(&service.name).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?);
+    let mut child =
+        Killed(Command::new(program).arg(&service.name).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?);
     let mut line = String::new();
     BufReader::new(child.0.stdout.take().context("stdout")?).read_line(&mut line)?;
     thread::sleep(BEFORE);
@@ -141,7 +142,7 @@ pub fn watch_all(program: &Path, services: &[Service], times: &[Duration]) -> Re
         let watched: Vec<Result<Vec<Verdict>>> = thread::scope(|scope| {
             let watches = some.iter().map(|service| scope.spawn(move || watch(program, service, times)));
             let watches: Vec<_> = watches.collect();
-            let joined = watches.into_iter().map(|watch| watch.join());
+            let joined = watches.into_iter().map(thread::ScopedJoinHandle::join);
             joined.map(|watch| watch.unwrap_or_else(|_| Err(anyhow::anyhow!("the watch panicked")))).collect()
         });
         for (service, watched) in some.iter().zip(watched) {

@@ -17,6 +17,7 @@ mod fuzz;
 mod go;
 mod guest;
 mod layouts;
+mod leaks;
 mod lint;
 mod matrix;
 mod others;
@@ -100,6 +101,14 @@ enum Command {
         #[arg(long)]
         short: bool,
     },
+    /// Say how often findings of leaks are right, on a corpus of leaking and healthy services (needs root)
+    Leaks {
+        /// Every fourth of them, for 15 seconds: half a minute
+        #[arg(long)]
+        short: bool,
+        /// Only services with one of these in their names; "verbose" prints all evidence
+        words: Vec<String>,
+    },
     /// Compare the frames that DWARF and gopclntab give, at every pc of six large programs
     Symbols,
     /// Write the table of the runtime's structs, from the DWARF of every supported Go, for amd64 and arm64
@@ -157,6 +166,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Matrix { args } => matrix::run(&paths, args),
         Command::Churn { minutes } => churn::run(&paths, *minutes),
         Command::Others { short } => others::run(&paths, *short),
+        Command::Leaks { short, words } => leaks::run(&paths, *short, words),
         Command::Symbols => symbols::run(&paths),
         Command::Layouts { check } => layouts::run(&paths, *check),
         Command::Arm64 => arm64::run(&paths),

@@ -9,7 +9,11 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{exit::Failure, fetch, target::{OneTarget, Symbols}};
+use super::{
+    exit::Failure,
+    fetch,
+    target::{OneTarget, Symbols},
+};
 use crate::{
     census::{CensusError, Detail},
     diff::compare,

@@ -83,10 +83,10 @@ pub fn compare(before: Option<&Saved>, after: &Saved) -> Difference {
     let same_process = before.is_none_or(|before| numbered && is_one_process(before, after));
     let tells_apart = numbered && same_process && before.is_some();
     let module = after.population.main_module.as_ref();
-    let sites = |saved: &Saved| -> Vec<Site> { saved.population.kinds.iter().map(|kind| site(kind, module, starts)).collect() };
+    let sites =
+        |saved: &Saved| -> Vec<Site> { saved.population.kinds.iter().map(|kind| site(kind, module, starts)).collect() };
     let earlier: HashMap<u64, (&Member, &Kind)> = before.filter(|_| tells_apart).map(by_goid).unwrap_or_default();
-    let later: HashMap<u64, (&Member, &Kind)> =
-        if tells_apart { by_goid(after) } else { HashMap::new() };
+    let later: HashMap<u64, (&Member, &Kind)> = if tells_apart { by_goid(after) } else { HashMap::new() };
     let mut gathered: HashMap<Site, Gathered> = HashMap::new();
     if let Some(before) = before {
         let sites = sites(before);
@@ -203,8 +203,8 @@ fn site(kind: &Kind, main_module: &str, starts: bool) -> Site {
 /// The function a goroutine started with, by its stack.
 fn first_call(kind: &Kind) -> Option<&str> {
     let machinery = |name: &str| matches!(name, "runtime.goexit" | "runtime.main");
-    let all = kind.frames.iter().rev().map(|frame| frame.function.as_str());
-    all.clone().find(|name| !machinery(name)).or_else(|| all.last())
+    let mut all = kind.frames.iter().rev().map(|frame| frame.function.as_str());
+    all.find(|name| !machinery(name)).or_else(|| kind.frames.first().map(|frame| frame.function.as_str()))
 }
 
 /// The longest, and the middle one.

@@ -190,9 +190,10 @@ pub fn write_profile(
 
 fn stack(kind: &Kind, tables: &mut Tables, locations: &mut HashMap<(String, String, u32), u64>) -> Vec<u64> {
     // What forms leave out is left out of all, so that equal stacks are equal.
-    let shown = kind.frames.iter().filter(|frame| {
-        !frame.function.starts_with("runtime.") && !frame.function.starts_with("internal/runtime/")
-    });
+    let shown = kind
+        .frames
+        .iter()
+        .filter(|frame| !frame.function.starts_with("runtime.") && !frame.function.starts_with("internal/runtime/"));
     let mut shown: Vec<_> = shown.collect();
     if shown.is_empty() {
         shown = kind.frames.iter().collect();

@@ -229,11 +229,8 @@ impl<'a> One<'a> {
         let created = &finding.site.created_at;
         let at = &finding.place.at;
         let (per_hour_low, per_hour_high) = finding.per_hour_bounds;
-        let line = |frame: &'a crate::symbols::Frame| Line {
-            function: &frame.function,
-            file: &frame.file,
-            line: frame.line,
-        };
+        let line =
+            |frame: &'a crate::symbols::Frame| Line { function: &frame.function, file: &frame.file, line: frame.line };
         Self {
             pattern: finding.pattern.name(),
             confidence: finding.confidence,

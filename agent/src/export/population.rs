@@ -25,9 +25,9 @@ pub fn population(dump: &Dump<'_>, main_module: &str, time: Duration) -> Populat
         let kind = *known.entry(key).or_insert_with(|| {
             let origin = census.origin(goroutine);
             let creation = dump.names.creation(origin.gopc);
-            let frames = goroutine.stack.map(|stack| {
-                stacks.entry(stack).or_insert_with(|| frames(dump, census.stacks.calls(stack))).clone()
-            });
+            let frames = goroutine
+                .stack
+                .map(|stack| stacks.entry(stack).or_insert_with(|| frames(dump, census.stacks.calls(stack))).clone());
             kinds.intern(Kind {
                 created_by: creation.frames.last().filter(|_| goroutine.goid != 1).cloned(),
                 start_function: dump.names.start(origin.startpc),

@@ -218,7 +218,9 @@ impl History {
         // A goroutine stays where it came from, though its stack says less at another time.
         let site = match known {
             Some(known) if kind.frames.is_empty() => Some(known.site),
-            Some(known) if self.sites.get(&known.site).is_some_and(|site| !site.site.caller.is_empty()) => Some(known.site),
+            Some(known) if self.sites.get(&known.site).is_some_and(|site| !site.site.caller.is_empty()) => {
+                Some(known.site)
+            }
             _ => sites.get(member.kind.0 as usize).and_then(|site| self.site(site, kind.system)),
         };
         let Some(site) = site else {
@@ -271,7 +273,17 @@ impl History {
                 }
                 let since = if rests { known.since } else { now };
                 let runs = known.runs + u32::from(!rests);
-                Followed { site, place, since, runs, run_mark: member.run_mark, waiting_since, kind: key, seen: self.round, ..known }
+                Followed {
+                    site,
+                    place,
+                    since,
+                    runs,
+                    run_mark: member.run_mark,
+                    waiting_since,
+                    kind: key,
+                    seen: self.round,
+                    ..known
+                }
             }
         };
         self.members.insert(member.goid, followed);
@@ -430,7 +442,8 @@ impl SiteHistory {
     fn place(&mut self, place: Place, kind: &Kind) -> u16 {
         let found = self.places.iter().position(|known| known.place == place).or_else(|| {
             let full = self.places.len() >= MAX_PLACES;
-            let new = PlaceHistory { place, example: Arc::new(kind.clone()), departures: [0; 12], last_departure: None };
+            let new =
+                PlaceHistory { place, example: Arc::new(kind.clone()), departures: [0; 12], last_departure: None };
             if !full {
                 self.places.push(new);
             }

@@ -118,8 +118,14 @@ impl Wait {
             "sleep" => Self::Sleep,
             "syscall" => Self::Syscall,
             "running" | "runnable" | "preempted" => Self::Running,
-            "sync.Mutex.Lock" | "sync.RWMutex.RLock" | "sync.RWMutex.Lock" | "sync.WaitGroup.Wait"
-            | "sync.Cond.Wait" | "semacquire" | "waiting" | "" => Self::of_stack(kind, state),
+            "sync.Mutex.Lock"
+            | "sync.RWMutex.RLock"
+            | "sync.RWMutex.Lock"
+            | "sync.WaitGroup.Wait"
+            | "sync.Cond.Wait"
+            | "semacquire"
+            | "waiting"
+            | "" => Self::of_stack(kind, state),
             _ => Self::Other,
         }
     }
@@ -128,7 +134,8 @@ impl Wait {
     /// a writer, and a writer that waits for another, wait for the mutex inside.
     fn of_stack(kind: &Kind, state: &str) -> Self {
         let sync = kind.frames.iter().filter_map(|frame| {
-            let name = frame.function.strip_prefix("sync.").or_else(|| frame.function.strip_prefix("internal/sync."))?;
+            let name =
+                frame.function.strip_prefix("sync.").or_else(|| frame.function.strip_prefix("internal/sync."))?;
             Some(match name {
                 "(*RWMutex).RLock" => Self::ReadLock,
                 "(*RWMutex).Lock" => Self::WriteLock,
@@ -175,16 +182,12 @@ pub fn owner(function: &str, main_module: &str) -> Owner {
         return Owner::Own;
     }
     // A dot in an element of the path but the last is escaped in symbol names; a version or a domain has one.
-    let is_under = |module: &str| {
-        function.strip_prefix(module).is_some_and(|rest| rest.starts_with(['/', '.']))
-    };
+    let is_under = |module: &str| function.strip_prefix(module).is_some_and(|rest| rest.starts_with(['/', '.']));
     if !main_module.is_empty() && is_under(main_module) {
         return Owner::Own;
     }
     let first = function.split(['/', '.']).next().unwrap_or_default();
-    let has_domain = function.split('/').next().is_some_and(|element| {
-        function.contains('/') && element.contains('.')
-    });
+    let has_domain = function.split('/').next().is_some_and(|element| function.contains('/') && element.contains('.'));
     if !has_domain && STANDARD.split(' ').any(|name| name == first) {
         return Owner::Standard;
     }
@@ -328,7 +331,8 @@ mod tests {
 
     #[test]
     fn a_helper_is_looked_through() {
-        let stack = ["runtime.gopark", "main.query", "main.(*API).list.func1", "sync.(*WaitGroup).Go.func1", "runtime.goexit"];
+        let stack =
+            ["runtime.gopark", "main.query", "main.(*API).list.func1", "sync.(*WaitGroup).Go.func1", "runtime.goexit"];
         let through = kind("sync.(*WaitGroup).Go", "sync.(*WaitGroup).Go.func1", &stack, "chan send");
         assert_eq!(&*site(&through, "").caller, "main.(*API).list");
         assert_eq!(&*place(&through, "").at.function, "main.query");

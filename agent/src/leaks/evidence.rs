@@ -21,6 +21,9 @@ pub(super) fn rest(watched: Duration) -> (Duration, usize) {
     (Duration::from_secs(3 << doubling), doubling)
 }
 
+/// Goroutines with their numbers.
+type Members<'a> = Vec<(u64, &'a Followed)>;
+
 /// What is known of all goroutines of a process, looked up by number.
 pub(super) struct Crowd<'a> {
     pub(super) history: &'a History,
@@ -101,7 +104,7 @@ impl<'a> Crowd<'a> {
     pub(super) fn groups(&self) -> Vec<Group<'a>> {
         let now = self.history.now();
         let begun = self.history.begun().unwrap_or_default();
-        let mut found: HashMap<(SiteId, u16, bool), Vec<(u64, &Followed)>> = HashMap::new();
+        let mut found: HashMap<(SiteId, u16, bool), Members<'_>> = HashMap::new();
         for (goid, one) in self.history.members() {
             let rests = now.saturating_sub(one.since) >= self.rest;
             let stays = now.saturating_sub(one.first_seen) >= self.rest || one.from_before;

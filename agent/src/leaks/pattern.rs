@@ -142,7 +142,9 @@ impl Pattern {
                 "in the function that makes the channel, a return before the receive; room for one element \
                  (make(chan T, 1)) would end them"
             }
-            Self::MissingSender => "whoever should send or close returned without: look for the paths that leave it out",
+            Self::MissingSender => {
+                "whoever should send or close returned without: look for the paths that leave it out"
+            }
             Self::StuckSelect => "the context or channel that should end them: look for who cancels or closes it",
             Self::NilChannel => "a channel variable that was never made, or set to nil while somebody waits",
             Self::EmptySelect => "select {} outside of main",

@@ -66,8 +66,7 @@ fn ninety_an_hour_are_found_within_six_hours() {
         }
         let wanted = 50 + (30.0 * (second as f64 / 3600.0).sin()) as usize;
         let request = || kind("main.accept", "main.request", &["runtime.gopark", "main.request"], "sleep");
-        let mut there: Vec<u64> =
-            made.alive.iter().filter(|one| one.kind == request()).map(|one| one.goid).collect();
+        let mut there: Vec<u64> = made.alive.iter().filter(|one| one.kind == request()).map(|one| one.goid).collect();
         while there.len() > wanted {
             made.end(there.remove(0));
         }

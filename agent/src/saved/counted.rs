@@ -15,7 +15,8 @@ pub(super) fn read(text: &str) -> Saved {
         let mut stack_bytes = 0;
         while let Some(line) = lines.next_if(|line| line.starts_with('#')) {
             if let Some(labels) = line.strip_prefix("# labels: ") {
-                let labels: std::collections::BTreeMap<String, String> = serde_json::from_str(labels).unwrap_or_default();
+                let labels: std::collections::BTreeMap<String, String> =
+                    serde_json::from_str(labels).unwrap_or_default();
                 kind.labels = labels.into_iter().collect();
             } else if let Some(bytes) = line.strip_prefix("# stacks: ") {
                 let bytes = bytes.split(' ').next().and_then(|bytes| bytes.parse::<u64>().ok());

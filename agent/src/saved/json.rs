@@ -58,9 +58,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
     for one in document.goroutines {
         let site = document.sites.get(one.site);
         let stack = one.stack.and_then(|stack| document.stacks.get(stack));
-        let frames = stack.map(|stack| {
-            stack.frames.iter().map(|call| frame(&call.function, call.file.clone(), call.line)).collect()
-        });
+        let frames = stack
+            .map(|stack| stack.frames.iter().map(|call| frame(&call.function, call.file.clone(), call.line)).collect());
         let created_by = site.filter(|site| !site.function.is_empty() && one.goid != 1);
         let kind = Kind {
             created_by: created_by.map(|site| frame(&site.function, site.file.clone(), site.line)),

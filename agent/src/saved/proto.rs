@@ -40,7 +40,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
             frame(name, file.to_owned(), u32::try_from(line.line).unwrap_or(0))
         });
         let frames: Vec<_> = frames.collect();
-        let labels = sample.label.iter().map(|label| (text(label.key).to_owned(), text(label.str).to_owned())).collect();
+        let labels =
+            sample.label.iter().map(|label| (text(label.key).to_owned(), text(label.str).to_owned())).collect();
         let start_function = frames.last().map(|frame| frame.function.clone()).unwrap_or_default();
         let kind = kinds.intern(Kind { frames, labels, start_function, ..Kind::default() });
         goroutines.push(Member {

@@ -27,8 +27,7 @@ pub(super) fn read(text: &str) -> Saved {
             if line.starts_with(['\t', ' ']) || line.starts_with("...") {
                 continue;
             }
-            let (file, number) =
-                lines.next_if(|line| line.starts_with('\t')).map_or((String::new(), 0), |line| file_and_line(line));
+            let (file, number) = lines.next_if(|line| line.starts_with('\t')).map_or((String::new(), 0), file_and_line);
             if let Some(creator) = line.strip_prefix("created by ") {
                 let (function, goid) = creator.split_once(" in goroutine ").unwrap_or((creator, ""));
                 parent_goid = goid.trim().parse().unwrap_or(0);
@@ -37,7 +36,8 @@ pub(super) fn read(text: &str) -> Saved {
                 kind.frames.push(frame(function(line), file, number));
             }
         }
-        kind.start_function = kind.frames.iter().rev().find(is_started).map(|frame| frame.function.clone()).unwrap_or_default();
+        kind.start_function =
+            kind.frames.iter().rev().find(is_started).map(|frame| frame.function.clone()).unwrap_or_default();
         goroutines.push(Member {
             count: 1,
             goid: header.goid,

@@ -64,12 +64,12 @@ fn main() -> Result<ExitCode> {
         }
         print!("confidence and how many of it are right:");
         for (tenth, (findings, right)) in calibration(of(None)) {
-            print!("  {}0 %+ {right}/{findings}", tenth);
+            print!("  {tenth}0 %+ {right}/{findings}");
         }
         println!();
         print!("the same, only measured:");
         for (tenth, (findings, right)) in calibration(of(Some(true))) {
-            print!("  {}0 %+ {right}/{findings}", tenth);
+            print!("  {tenth}0 %+ {right}/{findings}");
         }
         println!();
     }
@@ -98,7 +98,13 @@ fn tell(verdict: &Verdict, verbose: bool) {
     if !(wrong || missed || verbose) {
         return;
     }
-    let what = if missed { "MISSED" } else if wrong { "WRONG" } else { "ok" };
+    let what = if missed {
+        "MISSED"
+    } else if wrong {
+        "WRONG"
+    } else {
+        "ok"
+    };
     println!("{what} {} ({})", service.name, service.pattern);
     for finding in verdict.findings.iter().take(4) {
         println!(
