@@ -114,6 +114,12 @@ pub(super) fn particular(
             scales.add(5.2, format!("it has been in one finalizer for {} s: none else can run", crowd.rest.as_secs()));
         }
         Pattern::ResponseBody => response_bodies(scales, crowd, group),
+        // A connection that waits for an answer waits for the same as one that is idle.
+        Pattern::IdleConnection
+            if crowd.calling(&["net/http.(*persistConn).roundTrip"]) * 2 >= group.members.len() as u64 =>
+        {
+            scales.add(-4.0, "they are in use: as many goroutines wait for answers");
+        }
         Pattern::IdleConnection if group.arrivals.len() >= 6 && group.departures == 0 => {
             scales.add(0.2, "new connections are opened while others are idle");
         }
