@@ -1,25 +1,35 @@
-//! Finds the eBPF object that `cargo xtask build` made and hands its path to the kernel stage.
+//! Hands the committed eBPF object of the target's architecture to the kernel stage.
 //!
-//! Without the object, or without the `kernel` feature that goes with it, the build stops here with one sentence.
+//! The objects are in `ebpf/objects`, beside a lock that says what they were built from. Whoever changes those sources and
+//! does not run `cargo xtask ebpf` gets a warning here, and an error from CI.
 
-use std::{env, path::PathBuf, process};
+use std::{env, fs, path::Path};
+
+#[path = "../ebpf/objects/fingerprint.rs"]
+mod fingerprint;
 
 fn main() {
-    println!("cargo::rerun-if-env-changed=PARKRANGER_EBPF_OBJECT");
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let root = Path::new(&manifest).parent().unwrap_or(Path::new(".."));
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
-    let object = env::var_os("PARKRANGER_EBPF_OBJECT").map_or_else(
-        || {
-            let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
-            manifest.join(format!("../target/ebpf/{arch}/parkranger-ebpf"))
-        },
-        PathBuf::from,
-    );
-    println!("cargo::rerun-if-changed={}", object.display());
-    if env::var_os("CARGO_FEATURE_KERNEL").is_none() || !object.is_file() {
+    let object = root.join(format!("ebpf/objects/{arch}.o"));
+    if !object.is_file() {
         println!(
-            "cargo::error=parkranger's eBPF half is built separately: run `cargo xtask build`, which builds both."
+            "cargo::error=parkranger knows the registers of x86_64 and aarch64, not of {arch}: there is no {}",
+            object.display()
         );
-        process::exit(1);
+        return;
+    }
+    let lock = root.join("ebpf/objects/lock.toml");
+    for path in ["ebpf/src", "ebpf/Cargo.toml", "ebpf/Cargo.lock", "ebpf/objects", "common/src", "common/Cargo.toml"] {
+        println!("cargo::rerun-if-changed={}", root.join(path).display());
+    }
+    let locked = fs::read_to_string(lock).unwrap_or_default();
+    let is_current = fingerprint::of_sources(root).is_ok_and(|sum| locked.contains(&format!("sources = \"{sum}\"")));
+    if !is_current {
+        println!(
+            "cargo::warning=the eBPF objects in ebpf/objects are not built from the sources as they are: run `cargo xtask ebpf`"
+        );
     }
     println!("cargo::rustc-env=PARKRANGER_EBPF_OBJECT={}", object.display());
 }

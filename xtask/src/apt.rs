@@ -11,10 +11,9 @@ use anyhow::{Result, anyhow};
 
 use crate::{
     paths::{Paths, in_path},
+    rust::Version,
     step::{fresh, output_of, quietly, step},
 };
-
-const PACKAGE_LISTS: &str = "/var/lib/apt/lists";
 
 /// How this user may act as root.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,18 +56,70 @@ pub(crate) fn available() -> bool {
     in_path("apt-get").is_some() && in_path("dpkg-query").is_some()
 }
 
+/// A package, and the oldest upstream version that will do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Package<'a> {
+    pub(crate) name: &'a str,
+    /// `None` where any will do.
+    pub(crate) at_least: Option<Version>,
+}
+
+impl Package<'_> {
+    /// True where Debian's `version` of it, such as `1:1.96.0+dfsg1-1~deb12u2`, is new enough.
+    fn is_met_by(&self, version: &str) -> bool {
+        let Some(wanted) = self.at_least else { return true };
+        let upstream = version.split_once(':').map_or(version, |(_, rest)| rest);
+        upstream.parse::<Version>().is_ok_and(|version| version >= wanted)
+    }
+}
+
+/// Step towards having a package.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Action {
+    /// It is installed and new enough.
+    Nothing,
+    /// The package lists offer one that is new enough: install it, or upgrade to it.
+    Install,
+    /// The lists offer none, or one that is too old: they may be old themselves.
+    Refresh,
+}
+
+/// What to do for `package` where `installed` is on the machine and the package lists offer `candidate`.
+fn action(package: Package<'_>, installed: Option<&str>, candidate: Option<&str>) -> Action {
+    if installed.is_some_and(|version| package.is_met_by(version)) {
+        Action::Nothing
+    } else if candidate.is_some_and(|version| package.is_met_by(version)) {
+        Action::Install
+    } else {
+        Action::Refresh
+    }
+}
+
 /// Installs those of `packages` that are missing. `why` completes "needed ...".
 pub(crate) fn ensure(paths: &Paths, packages: &[&str], why: &str) -> Result<()> {
+    let packages: Vec<Package<'_>> = packages.iter().map(|name| Package { name, at_least: None }).collect();
+    ensure_versions(paths, &packages, why)
+}
+
+/// Installs those of `packages` that are missing, and upgrades those that are too old. Package lists that offer nothing new
+/// enough are refreshed first. `why` completes "needed ...".
+pub(crate) fn ensure_versions(paths: &Paths, packages: &[Package<'_>], why: &str) -> Result<()> {
+    let names = || packages.iter().map(|package| package.name).collect::<Vec<_>>().join(", ");
     if !available() {
         return Err(anyhow!(
             "{} needed {why}, and there is no apt-get to install {} with: install what your distribution calls {}, then \
              run this again",
-            packages.join(", "),
+            names(),
             if packages.len() == 1 { "it" } else { "them" },
             if packages.len() == 1 { "that" } else { "those" },
         ));
     }
-    let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    let wanted = packages.iter().copied().filter(|package| {
+        let version = installed(package.name);
+        action(*package, version.as_deref(), None) != Action::Nothing
+    });
+    let wanted: Vec<Package<'_>> = wanted.collect();
+    let missing: Vec<&str> = wanted.iter().map(|package| package.name).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -81,7 +132,7 @@ pub(crate) fn ensure(paths: &Paths, packages: &[&str], why: &str) -> Result<()> 
             missing.join(", ")
         ));
     }
-    step("setup", &format!("installing {}, needed {why}", missing.join(", ")), || install(paths, &missing, privilege))
+    step("setup", &format!("installing {}, needed {why}", missing.join(", ")), || install(paths, &wanted, privilege))
         .map_err(|error| {
             error.context(format!(
                 "{} could not be installed (needed {why}). If the network is the reason, try again with one; otherwise \
@@ -91,24 +142,42 @@ pub(crate) fn ensure(paths: &Paths, packages: &[&str], why: &str) -> Result<()> 
         })
 }
 
-fn is_installed(package: &str) -> bool {
-    output_of(Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}\n", package]))
-        .is_some_and(|status| status.lines().any(|line| line == "installed"))
+/// Debian's version of the package that is installed.
+fn installed(package: &str) -> Option<String> {
+    let printed =
+        output_of(Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status} ${Version}\n", package]))?;
+    printed.lines().find_map(|line| line.strip_prefix("installed ").map(str::to_owned))
 }
 
-/// Refreshes the package lists only where they are absent, or where the first try failed with them.
-fn install(paths: &Paths, packages: &[&str], privilege: Privilege) -> Result<()> {
+/// Debian's version of the package that the package lists offer.
+fn candidate(package: &str) -> Option<String> {
+    let printed = output_of(Command::new("apt-cache").env("LC_ALL", "C").args(["policy", package]))?;
+    let version = printed.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+/// Refreshes the package lists where they do not offer all `packages` in the versions that are wanted, or where the first try
+/// failed with them.
+fn install(paths: &Paths, packages: &[Package<'_>], privilege: Privilege) -> Result<()> {
     let log = paths.log("apt");
     fresh(&log)?;
+    let is_offered =
+        |package: &&Package<'_>| action(**package, None, candidate(package.name).as_deref()) == Action::Install;
     let mut updated = false;
-    if !has_package_lists(Path::new(PACKAGE_LISTS)) {
+    if !packages.iter().all(|package| is_offered(&package)) {
         update(privilege, &log)?;
         updated = true;
+    }
+    if let Some(Package { name, at_least: Some(wanted) }) = packages.iter().find(|package| !is_offered(package)) {
+        let offered = candidate(name).map_or_else(|| "no version".to_owned(), |version| format!("version {version}"));
+        return Err(anyhow!(
+            "this machine's package sources offer {offered} of {name}, and {wanted} or newer is needed"
+        ));
     }
     // No package of the user's may go for ours: rustc-web conflicts with Debian's own rustc, for one.
     let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends", "--no-remove"];
     arguments.extend(["-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"]);
-    arguments.extend(packages);
+    arguments.extend(packages.iter().map(|package| package.name));
     match quietly(&mut apt_get(privilege, &arguments)?, &log) {
         Err(_) if !updated => {
             update(privilege, &log)?;
@@ -131,7 +200,34 @@ fn apt_get(privilege: Privilege, arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-fn has_package_lists(folder: &Path) -> bool {
-    fs::read_dir(folder)
-        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages")))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUSTC: Package<'_> = Package { name: "rustc-web", at_least: Some(Version(1, 96, 0)) };
+    const OLD: Option<&str> = Some("1.85.0+dfsg3-1~deb12u3");
+    const NEW: Option<&str> = Some("1.96.0+dfsg1-1~deb12u2");
+
+    #[test]
+    fn old_package_lists_are_refreshed_before_a_package_that_is_too_old_is_taken() {
+        assert_eq!(action(RUSTC, None, OLD), Action::Refresh);
+        assert_eq!(action(RUSTC, None, None), Action::Refresh);
+        assert_eq!(action(RUSTC, None, NEW), Action::Install);
+    }
+
+    #[test]
+    fn a_package_that_is_installed_and_too_old_is_upgraded() {
+        assert_eq!(action(RUSTC, OLD, OLD), Action::Refresh);
+        assert_eq!(action(RUSTC, OLD, NEW), Action::Install);
+        assert_eq!(action(RUSTC, NEW, OLD), Action::Nothing);
+    }
+
+    #[test]
+    fn where_no_version_is_asked_for_any_will_do() {
+        let any = Package { name: "gcc", at_least: None };
+        assert_eq!(action(any, Some("4:12.2.0-3"), None), Action::Nothing);
+        assert_eq!(action(any, None, Some("4:12.2.0-3")), Action::Install);
+        let epoch = Package { name: "gcc", at_least: Some(Version(12, 0, 0)) };
+        assert_eq!(action(epoch, Some("4:12.2.0-3"), None), Action::Nothing);
+    }
 }

@@ -7,11 +7,10 @@ use anyhow::Result;
 
 use crate::{
     agent::{self, Profile},
-    cross, ebpf,
+    cross,
     go::TESTED,
     guest::{self, ARM64, Guest},
     paths::Paths,
-    setup,
     step::step,
 };
 
@@ -20,11 +19,9 @@ const SUITE: &str = "bookworm";
 
 pub(crate) fn run(paths: &Paths) -> Result<ExitCode> {
     let guest = Guest::new(paths, &ARM64, SUITE, false)?;
-    let toolchain = setup::build(paths)?;
     let target: cross::Target = TARGET.parse()?;
     target.ensure(paths)?;
-    let object = ebpf::build_for(paths, &toolchain, target.arch)?;
-    let binary = agent::build_for(paths, &object, Profile::Release, Some(&target))?;
+    let binary = agent::build_for(paths, Profile::Release, Some(&target))?;
     guest::put(&binary, &guest.root().join("t/parkranger"))?;
     for release in TESTED {
         step("build", &format!("the test programs for arm64 with Go {}", release.version()), || {

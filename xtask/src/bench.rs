@@ -7,21 +7,18 @@ use anyhow::Result;
 use crate::{
     agent::{self, Profile, Workspace, hush},
     apt::Privilege,
-    ebpf,
     paths::Paths,
     setup,
     step::{note, openly},
 };
 
 pub(crate) fn run(paths: &Paths, args: &[String]) -> Result<ExitCode> {
-    let toolchain = setup::build(paths)?;
     let go = setup::bench(paths)?;
     if Privilege::find() != Privilege::Root {
         note("bench", "not root: benchmarks that load eBPF programs cannot run");
     }
-    let object = ebpf::build(paths, &toolchain)?;
-    let binary = agent::build(paths, &object, Profile::Release)?;
-    let mut command = Workspace::new(paths, &object)?.compiling("bench");
+    let binary = agent::build(paths, Profile::Release)?;
+    let mut command = Workspace::new(paths)?.compiling("bench");
     command
         .args(["--package", "parkranger-tests", "--benches"])
         .env("PARKRANGER_BIN", &binary)

@@ -17,7 +17,6 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     agent::{self, Profile},
     apt::Privilege,
-    ebpf,
     paths::{Paths, in_path},
     setup,
     step::{cannot_start, ending, fresh, openly, quietly, step},
@@ -48,10 +47,8 @@ pub(crate) fn run(paths: &Paths) -> Result<ExitCode> {
              or run this as root"
         );
     }
-    let toolchain = setup::build(paths)?;
     let go = setup::demo(paths)?;
-    let object = ebpf::build(paths, &toolchain)?;
-    let binary = step("build", "the agent (release)", || agent::build(paths, &object, Profile::Release))?;
+    let binary = step("build", "the agent (release)", || agent::build(paths, Profile::Release))?;
     let program = build_service(paths, &go)?;
 
     let service = Service::start(&program, &paths.log("leaky"))?;

@@ -15,9 +15,7 @@ use clap::Args;
 
 use crate::{
     agent::Workspace,
-    ebpf,
     paths::Paths,
-    setup,
     step::{note, openly},
 };
 
@@ -91,10 +89,8 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<ExitCode> {
 /// Builds the fuzz target and gives its path. In a target folder of its own: instrumented code is of no other use.
 fn target(paths: &Paths) -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", env::consts::ARCH);
-    let toolchain = setup::build(paths)?;
-    let object = ebpf::build(paths, &toolchain)?;
     let folder = paths.target.join("fuzz");
-    let mut command = Workspace::new(paths, &object)?.compiling_with("build", &INSTRUMENTATION);
+    let mut command = Workspace::new(paths)?.compiling_with("build", &INSTRUMENTATION);
     // The triple keeps the flags from build scripts.
     command
         .args(["--release", "--package", "parkranger-fuzz", "--bin", "fuzz", "--features", "parkranger-fuzz/libfuzzer"])

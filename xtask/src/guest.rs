@@ -12,10 +12,9 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     agent::{Workspace, hush},
-    apt, ebpf,
+    apt,
     go::Release,
     paths::{Paths, in_path},
-    setup,
     step::{fresh, openly, output_of, quietly, step},
 };
 
@@ -140,9 +139,7 @@ impl<'a> Guest<'a> {
 
 /// Holds what guests printed to what it should be: `how` is what the program `guest` of the tests package is told of each.
 pub(crate) fn compare(paths: &Paths, how: &[String]) -> Result<()> {
-    let toolchain = setup::build(paths)?;
-    let object = ebpf::build(paths, &toolchain)?;
-    let mut command = Workspace::new(paths, &object)?.compiling("run");
+    let mut command = Workspace::new(paths)?.compiling("run");
     hush(&mut command).args(["--package", "parkranger-tests", "--bin", "guest", "--"]).args(how);
     openly(&mut command, "what the guests printed is not as it should be")
 }

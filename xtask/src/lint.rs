@@ -6,10 +6,8 @@ use anyhow::{Result, bail};
 
 use crate::{
     agent::Workspace,
-    ebpf,
     paths::{Paths, in_path},
     rust::{Surroundings, add_component, cargo},
-    setup,
     step::{note, openly, output_of},
 };
 
@@ -36,9 +34,7 @@ pub(crate) fn run(paths: &Paths) -> Result<ExitCode> {
         check(&mut command, &format!("{what} is formatted"), &bad);
     }
     // Clippy compiles, so it needs what a build needs.
-    let toolchain = setup::build(paths)?;
-    let object = ebpf::build(paths, &toolchain)?;
-    let mut command = Workspace::new(paths, &object)?.compiling("clippy");
+    let mut command = Workspace::new(paths)?.compiling("clippy");
     command.args(["--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     check(&mut command, "clippy is content", "clippy has complaints");
     if complaints > 0 {

@@ -56,7 +56,7 @@ enum Command {
         #[arg(long = "for", value_enum, default_value_t = Purpose::Bench)]
         purpose: Purpose,
     },
-    /// Build the eBPF object and the agent around it, and print where the agent is
+    /// Build the agent, and print where it is
     Build {
         /// Build with optimisations (the default)
         #[arg(long)]
@@ -67,6 +67,12 @@ enum Command {
         /// Build for another machine: aarch64-unknown-linux-musl
         #[arg(long, value_name = "TRIPLE")]
         target: Option<cross::Target>,
+    },
+    /// Rebuild the eBPF objects in ebpf/objects from their sources
+    Ebpf {
+        /// Write nothing; fail where the committed objects are not what the sources give
+        #[arg(long)]
+        check: bool,
     },
     /// Build, then run every test: unit tests, and the agent against real Go programs (those need root)
     Test {
@@ -146,19 +152,15 @@ fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Setup { purpose } => setup::run(&paths, *purpose),
         Command::Build { debug, target, .. } => {
-            let toolchain = setup::build(&paths)?;
             let profile = if *debug { Profile::Debug } else { Profile::Release };
-            let binary = match target {
-                Some(target) => {
-                    target.ensure(&paths)?;
-                    let object = ebpf::build_for(&paths, &toolchain, target.arch)?;
-                    agent::build_for(&paths, &object, profile, Some(target))?
-                }
-                None => agent::build(&paths, &ebpf::build(&paths, &toolchain)?, profile)?,
-            };
+            if let Some(target) = target {
+                target.ensure(&paths)?;
+            }
+            let binary = agent::build_for(&paths, profile, target.as_ref())?;
             println!("built {}", paths.shown(&binary));
             Ok(ExitCode::SUCCESS)
         }
+        Command::Ebpf { check } => ebpf::run(&paths, *check),
         Command::Test { args } => test::run(&paths, args),
         Command::Demo => demo::run(&paths),
         Command::Bench { args } => bench::run(&paths, args),

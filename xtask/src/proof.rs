@@ -7,10 +7,8 @@ use anyhow::{Result, bail};
 use crate::{
     agent::{self, Profile, Workspace, hush},
     apt::Privilege,
-    ebpf,
     go::Release,
     paths::Paths,
-    setup,
     step::openly,
 };
 
@@ -25,12 +23,10 @@ pub(crate) fn run(
     if Privilege::find() != Privilege::Root {
         bail!("{name} attaches probes: run it as root");
     }
-    let toolchain = setup::build(paths)?;
     let releases = releases.iter().map(|release| Ok((release.variable(), release.ensure(paths)?)));
     let releases = releases.collect::<Result<Vec<_>>>()?;
-    let object = ebpf::build(paths, &toolchain)?;
-    let binary = agent::build(paths, &object, Profile::Release)?;
-    let mut command = Workspace::new(paths, &object)?.compiling("run");
+    let binary = agent::build(paths, Profile::Release)?;
+    let mut command = Workspace::new(paths)?.compiling("run");
     hush(&mut command)
         .args(["--package", "parkranger-tests", "--bin", name, "--"])
         .args(args)

@@ -16,34 +16,28 @@ use crate::{
 /// A command to be ready for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Purpose {
-    /// The two compilers and bpf-linker
-    Build,
-    /// What build needs, the Go releases that the tests cover, Prometheus, schemathesis
+    /// Rust for eBPF, LLVM and bpf-linker: only for who changes the eBPF half
+    Ebpf,
+    /// The Go releases that the tests cover, Prometheus, schemathesis
     Test,
-    /// What build needs, and the newest Go
+    /// The newest Go
     Demo,
-    /// What test needs, and bpftrace to compare with: everything
+    /// What test needs, and bpftrace to compare with
     Bench,
 }
 
 pub(crate) fn run(paths: &Paths, purpose: Purpose) -> Result<ExitCode> {
-    let toolchain = build(paths)?;
     match purpose {
-        Purpose::Build => {}
+        Purpose::Ebpf => ebpf::setup(paths)?,
         Purpose::Test => drop(test(paths)?),
         Purpose::Demo => drop(demo(paths)?),
         Purpose::Bench => drop(bench(paths)?),
     }
-    note("setup", &format!("complete; the eBPF half will be built by {toolchain}"));
+    note("setup", "complete");
     Ok(ExitCode::SUCCESS)
 }
 
-/// For `build`: the compiler and linker of the eBPF half. The agent's compiler is the one that runs us.
-pub(crate) fn build(paths: &Paths) -> Result<ebpf::Toolchain> {
-    ebpf::Toolchain::ensure(paths)
-}
-
-/// For `test`, beyond `build`: the variables that tell the test harness where each Go, programs of older ones and the API's
+/// For `test`: the variables that tell the test harness where each Go, programs of older ones and the API's
 /// tester are.
 pub(crate) fn test(paths: &Paths) -> Result<Vec<(String, PathBuf)>> {
     go::ensure_c_compiler(paths)?;
@@ -55,12 +49,12 @@ pub(crate) fn test(paths: &Paths) -> Result<Vec<(String, PathBuf)>> {
     go.chain([Ok(schemathesis)]).chain(esbuild::ensure(paths)?.into_iter().map(Ok)).collect()
 }
 
-/// For `demo`, beyond `build`: a `go`.
+/// For `demo`: a `go`.
 pub(crate) fn demo(paths: &Paths) -> Result<PathBuf> {
     NEWEST.ensure(paths)
 }
 
-/// For `bench`, beyond `build`: as for `test`, and bpftrace.
+/// For `bench`: as for `test`, and bpftrace.
 pub(crate) fn bench(paths: &Paths) -> Result<Vec<(String, PathBuf)>> {
     if in_path("bpftrace").is_none() {
         apt::ensure(paths, &["bpftrace"], "as the benchmarks compare parkranger with it")?;

@@ -9,10 +9,8 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     agent::{Workspace, hush},
-    ebpf,
     go::{NEWEST, Release, TESTED},
     paths::Paths,
-    setup,
     step::{fresh, openly, quietly, step},
 };
 
@@ -20,15 +18,13 @@ use crate::{
 const PROGRAMS: [&str; 3] = ["link", "go", "compile"];
 
 pub(crate) fn run(paths: &Paths) -> Result<ExitCode> {
-    let toolchain = setup::build(paths)?;
     let mut files = Vec::new();
     for release in [&NEWEST, &TESTED[1]] {
         for program in PROGRAMS {
             files.push(build(paths, release, program)?);
         }
     }
-    let object = ebpf::build(paths, &toolchain)?;
-    let mut command = Workspace::new(paths, &object)?.compiling("test");
+    let mut command = Workspace::new(paths)?.compiling("test");
     // Millions of questions: a build without optimisations would take an hour.
     hush(&mut command)
         .args(["--release", "--package", "parkranger", "--lib", "--"])

@@ -16,7 +16,6 @@ use anyhow::{Context as _, Result};
 use crate::{
     agent::{self, Profile, Workspace, hush},
     apt::Privilege,
-    ebpf,
     paths::Paths,
     setup,
     step::{cannot_start, ending, note, step},
@@ -54,17 +53,15 @@ impl Tally {
 
 pub(crate) fn run(paths: &Paths, args: &[String]) -> Result<ExitCode> {
     let start = Instant::now();
-    let toolchain = setup::build(paths)?;
     let go = setup::test(paths)?;
     if Privilege::find() != Privilege::Root {
         note("test", "not root: tests that load eBPF programs will be skipped, and counted");
     }
-    let object = ebpf::build(paths, &toolchain)?;
-    let binary = step("build", "the agent (release)", || agent::build(paths, &object, Profile::Release))?;
+    let binary = step("build", "the agent (release)", || agent::build(paths, Profile::Release))?;
 
     let skips = paths.logs.join("skips.txt");
     fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
-    let workspace = Workspace::new(paths, &object)?;
+    let workspace = Workspace::new(paths)?;
     let command = || {
         let mut command = workspace.compiling("test");
         command

@@ -11,11 +11,9 @@ use clap::Args;
 
 use crate::{
     agent::{self, Profile},
-    ebpf,
     go::{NEWEST, OLDEST, Release},
     guest::{self, AMD64, Guest},
     paths::Paths,
-    setup,
     step::{output_of, step},
 };
 
@@ -46,8 +44,7 @@ pub(crate) struct Options {
 pub(crate) fn run(paths: &Paths, options: &Options) -> Result<ExitCode> {
     let (kernels, releases): (&[Kernel], &[Release]) =
         if options.short { (&KERNELS[..1], &[NEWEST]) } else { (&KERNELS, &[OLDEST, NEWEST]) };
-    let toolchain = setup::build(paths)?;
-    let agent = agent::build(paths, &ebpf::build(paths, &toolchain)?, Profile::Release)?;
+    let agent = agent::build(paths, Profile::Release)?;
     let versions: Vec<&str> = releases.iter().map(Release::version).collect();
     let mut how = Vec::new();
     for kernel in kernels {

@@ -5,7 +5,6 @@
 //! for browsers, with `rust-web-src`. Either way bpf-linker must understand what that rustc's LLVM writes.
 
 use std::{
-    env::consts::ARCH,
     fmt,
     path::{Path, PathBuf},
     process::Command,
@@ -18,7 +17,7 @@ use crate::{
     apt,
     paths::Paths,
     rust::{self, FIRST_RUSTC_FOR_AYA, Rustc, Surroundings, Version},
-    step::note,
+    step::{note, output_of},
 };
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -80,7 +79,9 @@ impl Toolchain {
                 Ok(rustc) => rustc,
                 Err(_) => {
                     let why = format!("to build the eBPF half: the active rustc is {}", active.version);
-                    apt::ensure(paths, &DEBIAN_PACKAGES, &why)?;
+                    let packages =
+                        DEBIAN_PACKAGES.map(|name| apt::Package { name, at_least: Some(FIRST_RUSTC_FOR_EBPF) });
+                    apt::ensure_versions(paths, &packages, &why)?;
                     debian_rustc()?
                 }
             },
@@ -102,11 +103,43 @@ impl Toolchain {
     }
 }
 
+impl Toolchain {
+    /// The compiler as the lock names it.
+    pub(super) fn compiler(&self) -> String {
+        format!("rustc {} (LLVM {})", self.rustc.version, self.rustc.llvm)
+    }
+
+    /// The linker as the lock names it.
+    pub(super) fn linker_version(&self) -> Result<String> {
+        let printed = output_of(Command::new(&self.linker).arg("--version"))
+            .ok_or_else(|| anyhow!("{} does not run", self.linker.display()))?;
+        Ok(format!("{} (LLVM {})", printed.trim(), self.linker_llvm))
+    }
+
+    /// The folder that the source of `core` is below.
+    pub(super) fn sysroot(&self) -> Result<PathBuf> {
+        let surroundings = match self.way {
+            Way::Active => Surroundings::Clean,
+            Way::Debian => Surroundings::Foreign,
+        };
+        let mut command = Command::new(&self.rustc.path);
+        surroundings.apply(command.args(["--print", "sysroot"]));
+        let sysroot = output_of(&mut command).ok_or_else(|| anyhow!("{} does not run", self.rustc.path.display()))?;
+        Ok(PathBuf::from(sysroot.trim()))
+    }
+
+    /// LLVM's tool that leaves sections out, of the version that the linker is built against.
+    pub(super) fn objcopy(&self) -> PathBuf {
+        let of_debian = PathBuf::from(format!("/usr/lib/llvm-{}/bin/llvm-objcopy", self.linker_llvm));
+        if of_debian.is_file() { of_debian } else { PathBuf::from("llvm-objcopy") }
+    }
+}
+
 impl fmt::Display for Toolchain {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "{} {} (LLVM {}) and bpf-linker (LLVM {}) for {ARCH}",
+            "{} {} (LLVM {}) and bpf-linker (LLVM {})",
             self.way.shown(),
             self.rustc.version,
             self.rustc.llvm,

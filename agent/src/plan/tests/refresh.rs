@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! PARKRANGER_GO_1_19=/usr/lib/go-1.19 PARKRANGER_GO_1_27=… \
-//!     cargo test -p parkranger --lib --features kernel -- --ignored refresh_functions
+//!     cargo test -p parkranger --lib -- --ignored refresh_functions
 //! ```
 
 use std::{env, fmt::Write as _, fs, path::Path, process::Command};
