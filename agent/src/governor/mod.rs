@@ -63,7 +63,7 @@ impl Fidelity {
 
     /// Whether something is counted in windows.
     #[must_use]
-    pub const fn has_windows(self) -> bool {
+    pub const fn is_sampled(self) -> bool {
         matches!(self, Self::Sparse | Self::Sampled)
     }
 }
@@ -106,12 +106,12 @@ impl FromStr for Budget {
 /// A process counts as using at least so much of one CPU: what an idle one costs is nothing to anybody.
 const LEAST_CPU: f64 = 0.01;
 /// Length of a window in which events are sampled.
-pub const SAMPLE: Duration = Duration::from_millis(20);
+pub const SLICE: Duration = Duration::from_millis(20);
 /// The rarest and the most frequent windows: beyond them it is not worth it, and attaching costs more than counting.
 const RAREST: Duration = Duration::from_secs(30);
 const MOST_FREQUENT: Duration = Duration::from_millis(250);
 /// Part of what is left of the allowance that samples are to need: events come in bursts.
-const SAMPLED_PART: f64 = 0.5;
+const SLICED_PART: f64 = 0.5;
 /// Part of the allowance that the next step up may be predicted to need.
 const UP_PART: f64 = 0.7;
 /// Time from a step to the next one up, at least; doubled up to the limit when a step up did not last so long.
@@ -154,7 +154,7 @@ struct Level {
 
 /// What the governor says of a process.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Governed {
+pub struct FidelityReport {
     /// What is recorded.
     pub fidelity: Fidelity,
     /// What that costs the process, as a share of its CPU time, over the last seconds; `None` before it is known.
@@ -218,9 +218,9 @@ impl Governor {
 
     /// Time from one window to the next, if the binary has some.
     #[must_use]
-    pub fn sample_every(&self, binary: FileId) -> Option<Duration> {
-        let level = self.levels.get(&binary).filter(|level| level.fidelity.has_windows())?;
-        Some(SAMPLE.div_f64(level.share.max(least_share())).clamp(MOST_FREQUENT, RAREST))
+    pub fn slice_every(&self, binary: FileId) -> Option<Duration> {
+        let level = self.levels.get(&binary).filter(|level| level.fidelity.is_sampled())?;
+        Some(SLICE.div_f64(level.share.max(least_share())).clamp(MOST_FREQUENT, RAREST))
     }
 
     /// Whether a step up, or a new binary, is so fresh that its cost should be looked at soon.
@@ -238,8 +238,8 @@ impl Governor {
 
     /// What there is to say of a process.
     #[must_use]
-    pub fn of(&self, process: ProcessId, binary: FileId) -> Governed {
-        Governed {
+    pub fn report(&self, process: ProcessId, binary: FileId) -> FidelityReport {
+        FidelityReport {
             fidelity: self.fidelity(binary),
             cost: self.accounts.get(&process).and_then(Account::cost),
             steps: self.levels.get(&binary).map_or(0, |level| level.steps),
@@ -268,7 +268,7 @@ impl Governor {
         level.pinned = fidelity.is_some();
         let from = level.fidelity;
         let to = fidelity.or((from == Fidelity::Story).then_some(Fidelity::Full))?;
-        if to.has_windows() && !self.may_sample {
+        if to.is_sampled() && !self.may_sample {
             return None;
         }
         self.go(binary, to, most_share(), now).then_some(Step { binary, from, to, because_of: None, cost: 0.0 })
@@ -286,7 +286,7 @@ impl Governor {
     pub fn observe(&mut self, readings: &[Reading], now: Instant) -> Vec<Step> {
         let mut binaries: BTreeMap<FileId, Vec<ProcessId>> = BTreeMap::new();
         for reading in readings {
-            let level = (self.fidelity(reading.binary), self.sample_every(reading.binary));
+            let level = (self.fidelity(reading.binary), self.slice_every(reading.binary));
             let account = self.accounts.entry(reading.process).or_default();
             account.take(reading, level, self.costs, self.budget.unwrap_or(Budget::DEFAULT), now);
             binaries.entry(reading.binary).or_default().push(reading.process);
@@ -323,10 +323,10 @@ impl Governor {
             level.hold = level.hold.max(pay).min(LONGEST_HOLD);
             return stepped.then_some(Step { binary, from, to, because_of: Some(id), cost });
         }
-        if level.fidelity.has_windows() {
+        if level.fidelity.is_sampled() {
             let shares = accounts.clone().map(|(_, account)| match level.fidelity {
-                Fidelity::Sparse => account.share_of_all(self.costs, SAMPLED_PART),
-                _ => account.share(self.costs, SAMPLED_PART),
+                Fidelity::Sparse => account.share_of_all(self.costs, SLICED_PART),
+                _ => account.share(self.costs, SLICED_PART),
             });
             let share = shares.fold(most_share(), f64::min).clamp(least_share(), most_share());
             self.level(binary, now).share = share;
@@ -359,7 +359,7 @@ impl Governor {
         // While everything is counted it is not known well what a window would cost: the rarest are tried before none.
         let at_most = |share: f64, most: f64| share.min(most).max(least_share());
         if level.fidelity >= Fidelity::Lifecycle && account.affords_lifecycle(self.costs) {
-            let share = account.share(self.costs, SAMPLED_PART);
+            let share = account.share(self.costs, SLICED_PART);
             return match level.fidelity {
                 // Probes of parks that are on their way out, which takes some kernels a second, are hit until then.
                 Fidelity::Lifecycle => (Fidelity::Lifecycle, 0.0),
@@ -369,7 +369,7 @@ impl Governor {
                 _ => (Fidelity::Lifecycle, 0.0),
             };
         }
-        let share = account.share_of_all(self.costs, SAMPLED_PART);
+        let share = account.share_of_all(self.costs, SLICED_PART);
         match level.fidelity {
             Fidelity::Sparse if !rarest => (Fidelity::Sparse, at_most(share, level.share / 2.0)),
             Fidelity::Sparse | Fidelity::Census => (Fidelity::Census, 0.0),
@@ -414,10 +414,10 @@ impl Governor {
 
 /// The smallest share of the time that is worth sampling.
 fn least_share() -> f64 {
-    SAMPLE.as_secs_f64() / RAREST.as_secs_f64()
+    SLICE.as_secs_f64() / RAREST.as_secs_f64()
 }
 
 /// The largest one.
 fn most_share() -> f64 {
-    SAMPLE.as_secs_f64() / MOST_FREQUENT.as_secs_f64()
+    SLICE.as_secs_f64() / MOST_FREQUENT.as_secs_f64()
 }

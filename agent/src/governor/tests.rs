@@ -67,12 +67,12 @@ impl World {
             let seconds = tick.as_secs_f64();
             let mut sampled: BTreeMap<FileId, f64> = BTreeMap::new();
             for (reading, _) in &self.processes {
-                if let Some(every) = self.governor.sample_every(reading.binary) {
+                if let Some(every) = self.governor.slice_every(reading.binary) {
                     let due = self.window_at.entry(reading.binary).or_insert(self.now);
                     *due = (*due).min(self.now + every);
                     if *due <= self.now {
                         *due = self.now + every;
-                        sampled.insert(reading.binary, SAMPLE.as_secs_f64());
+                        sampled.insert(reading.binary, SLICE.as_secs_f64());
                     }
                 } else {
                     self.window_at.remove(&reading.binary);
@@ -99,7 +99,7 @@ impl World {
                     let (births, parks) = (births as u64, parks as u64);
                     let used_ns = (program.cpu_ns * window + cost) as u64;
                     let own_part = program.cpu_ns * window / (program.cpu_ns * window + cost);
-                    let seen = Seen { births, parks, exits: births, length: SAMPLE, used_ns, own_part };
+                    let seen = Seen { births, parks, exits: births, length: SLICE, used_ns, own_part };
                     self.governor.sampled(reading.process, reading.binary, &seen);
                 }
             }
@@ -261,7 +261,7 @@ fn without_a_budget_everything_is_recorded() {
     let mut world = World::new(None, true, &[(1, SPAWNER)]);
     world.run(Duration::from_secs(20));
     assert_eq!(world.fidelity(1), Fidelity::Full);
-    let cost = world.governor.of(world.processes[0].0.process, file(1)).cost.unwrap();
+    let cost = world.governor.report(world.processes[0].0.process, file(1)).cost.unwrap();
     assert!(cost > 1.0, "and what it costs is known: {cost}");
 }
 

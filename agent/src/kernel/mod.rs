@@ -13,7 +13,8 @@
 //! - `sizes`: how large the maps are,
 //! - [`read`]: counters out of the maps,
 //! - [`rings`]: records out of the ring buffers,
-//! - [`story`]: waits and lifetimes.
+//! - [`story`]: waits and lifetimes,
+//! - `traits`: what the watch needs of all this, to be made up in tests.
 //!
 //! Nothing here knows Go: a probe is an offset in a file and a word.
 
@@ -30,6 +31,7 @@ mod removal;
 pub mod rings;
 mod sizes;
 pub mod story;
+mod traits;
 mod vforked;
 
 pub use attach::Attachment;
@@ -41,6 +43,7 @@ pub use removal::Removal;
 pub use rings::Records;
 pub use sizes::Sizes;
 pub use story::Stories;
+pub use traits::{Attach, Count};
 
 /// What can go wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]

@@ -99,7 +99,7 @@ impl Kernel {
     ///
     /// [`KernelError::Map`].
     pub fn sites_of(&self, process: ProcessId) -> Result<Vec<(SiteKey, SiteCounts)>, KernelError> {
-        Ok(self.sites()?.into_iter().filter(|(key, _)| key.process == process).collect())
+        self.entries_where(names::SITES, SiteCounts::plus, |key: &SiteKey| key.process == process)
     }
 
     /// All parks by site and reason: totals, as in [`Kernel::counters`].
@@ -121,13 +121,23 @@ impl Kernel {
         name: &'static str,
         plus: fn(V, V) -> V,
     ) -> Result<Vec<(K, V)>, KernelError> {
+        self.entries_where(name, plus, |_| true)
+    }
+
+    /// The same of those whose key is wanted: no others are added up or kept.
+    fn entries_where<K: Pod, V: Pod + Default>(
+        &self,
+        name: &'static str,
+        plus: fn(V, V) -> V,
+        wanted: impl Fn(&K) -> bool,
+    ) -> Result<Vec<(K, V)>, KernelError> {
         let Some(Map::PerCpuHashMap(data)) = self.ebpf.map(name) else { return Err(missing(name)) };
         let cpus = nr_cpus().map_or(1, |cpus| cpus.get() as usize);
         let part_bytes = size_of::<V>().next_multiple_of(8);
         let mut entries = Vec::new();
         let read = batch::for_each(data.fd().as_fd(), size_of::<K>(), part_bytes * cpus, |key, values| {
             let parts = values.chunks_exact(part_bytes).map(|part| of_bytes::<V>(part).unwrap_or_default());
-            entries.extend(of_bytes(key).map(|key| (key, parts.fold(V::default(), plus))));
+            entries.extend(of_bytes(key).filter(&wanted).map(|key| (key, parts.fold(V::default(), plus))));
         });
         if let Err(error) = read {
             // A kernel without it, or with a map that has no room for a whole bucket: entry by entry.
@@ -136,7 +146,9 @@ impl Kernel {
             let map: PerCpuHashMap<_, K, V> = self.map(name)?;
             for entry in &map {
                 let (key, values) = entry.map_err(|error| read_error(name, &error))?;
-                entries.push((key, values.iter().copied().fold(V::default(), plus)));
+                if wanted(&key) {
+                    entries.push((key, values.iter().copied().fold(V::default(), plus)));
+                }
             }
         }
         Ok(entries)

@@ -1,21 +1,21 @@
 //! What is known of a process where not everything was counted: estimates from samples, and for how long what was not
 //! counted at all.
 //!
-//! Parks, or births and exits too, are sampled in cycles. Each begins with a window in which they are counted; what the
-//! window saw stands for the whole cycle, to the beginning of the next one:
+//! Parks, or births and exits too, are sampled in cycles. Each begins with a slice in which they are counted; what the
+//! slice saw stands for the whole cycle, to the beginning of the next one:
 //!
 //! ```text
-//!  ├─ window ─┤                    ├─ window ─┤
+//!  ├─ slice ──┤                    ├─ slice ──┤
 //!  begin      close                begin      close
 //!  ├────────── cycle ──────────────┤
 //! ```
 //!
-//! The kernel goes on to count while probes are placed and taken off around a window. Those events are in its totals and
+//! The kernel goes on to count while probes are placed and taken off around a slice. Those events are in its totals and
 //! would be counted twice: per cycle, the estimate takes the place of whatever was counted in it.
 //!
-//! What a process does goes with the CPU time it uses for it. So a window stands for as many times its own CPU time, that
+//! What a process does goes with the CPU time it uses for it. So a slice stands for as many times its own CPU time, that
 //! is without the part that counting took, as the process used until the next one. That holds for one that counting slows
-//! down and for one that waits for others alike, and where the machine has no CPU left for it during the window.
+//! down and for one that waits for others alike, and where the machine has no CPU left for it during the slice.
 
 use std::{
     collections::HashMap,
@@ -39,7 +39,7 @@ pub enum What {
 /// Counts of one process, as the kernel made them.
 pub type Counts = HashMap<(Site, What), u64>;
 
-/// What a window saw of a process.
+/// What a slice saw of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seen {
     /// Goroutines created.
@@ -48,7 +48,7 @@ pub struct Seen {
     pub parks: u64,
     /// Goroutines ended.
     pub exits: u64,
-    /// How long the window was.
+    /// How long the slice was.
     pub length: Duration,
     /// CPU time the process used in it, in ns.
     pub used_ns: u64,
@@ -72,8 +72,8 @@ pub enum Counted {
     /// Every one.
     #[default]
     All,
-    /// Those in windows.
-    InWindows,
+    /// Those in slices.
+    InSlices,
     /// None.
     None,
 }
@@ -87,6 +87,11 @@ pub struct Recording {
     pub parks: Counted,
 }
 
+impl Recording {
+    /// No event is counted.
+    pub const NOTHING: Self = Self { lives: Counted::None, parks: Counted::None };
+}
+
 /// What is missing from a ledger because it was not recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Missing {
@@ -96,8 +101,8 @@ pub struct Missing {
     pub lives_sampled: bool,
     /// Time in which parks were not even sampled: the counts are lower bounds.
     pub parks_for: Duration,
-    /// The part of the sampled time that windows were open; `None` where there was none.
-    pub window_share: Option<f64>,
+    /// The part of the sampled time that slices were open; `None` where there was none.
+    pub slice_share: Option<f64>,
 }
 
 impl Missing {
@@ -116,7 +121,7 @@ impl Missing {
     /// Whether parks are complete, and not estimated.
     #[must_use]
     pub fn has_all_parks(&self) -> bool {
-        self.parks_for.is_zero() && self.window_share.is_none()
+        self.parks_for.is_zero() && self.slice_share.is_none()
     }
 }
 
@@ -147,17 +152,17 @@ struct Cycle {
     at_begin: Counts,
     /// CPU time of the process when it began, in ns.
     cpu_ns: u64,
-    window: Option<SampleWindow>,
+    slice: Option<Slice>,
 }
 
-/// A window that is over.
+/// A slice that is over.
 #[derive(Clone, Debug)]
-struct SampleWindow {
+struct Slice {
     sums: Seen,
     seen: Counts,
     /// CPU time of the process when it ended, in ns.
     cpu_ns: u64,
-    /// How many times as much as in the window was done since, as far as the process's CPU time was read.
+    /// How many times as much as in the slice was done since, as far as the process's CPU time was read.
     times: f64,
 }
 
@@ -166,26 +171,26 @@ struct SampleWindow {
 /// this was built on), or this part of what counting it is taken to cost, whichever is less.
 const LEAST_OWN_NS: f64 = 150.0;
 const LEAST_OWN_PART: f64 = 0.25;
-/// A window stands for at most so many times what it would if the process had used CPU time as evenly as it could: where it
+/// A slice stands for at most so many times what it would if the process had used CPU time as evenly as it could: where it
 /// saw next to nothing, that is not to stand for everything.
 const MOST_UNUSUAL: f64 = 4.0;
 
 impl Cycle {
     /// What is to be added to a count for its estimate.
     fn excess(&self, key: &(Site, What), count: u64) -> f64 {
-        let Some(window) = &self.window else { return 0.0 };
+        let Some(slice) = &self.slice else { return 0.0 };
         let began = self.at_begin.get(key).copied().unwrap_or_default();
-        let estimate = window.seen.get(key).copied().unwrap_or_default() as f64 * (1.0 + window.times);
+        let estimate = slice.seen.get(key).copied().unwrap_or_default() as f64 * (1.0 + slice.times);
         // Never less than was counted: what is shown only grows.
         (estimate - count.saturating_sub(began) as f64).max(0.0)
     }
 
     /// The process had used `cpu_ns` at `now`.
     fn used(&mut self, cpu_ns: u64, now: Instant) {
-        if let Some(window) = &mut self.window {
-            let after = now.saturating_duration_since(self.began).saturating_sub(window.sums.length);
-            let used = cpu_ns.saturating_sub(window.cpu_ns) as f64;
-            window.times = window.times.max(window.sums.stands_for(used, after));
+        if let Some(slice) = &mut self.slice {
+            let after = now.saturating_duration_since(self.began).saturating_sub(slice.sums.length);
+            let used = cpu_ns.saturating_sub(slice.cpu_ns) as f64;
+            slice.times = slice.times.max(slice.sums.stands_for(used, after));
         }
     }
 }
@@ -196,9 +201,9 @@ pub struct Estimate {
     /// What finished cycles add to counts.
     excess: HashMap<(Site, What), f64>,
     cycle: Option<Cycle>,
-    /// Time in finished cycles, and in their windows.
+    /// Time in finished cycles, and in their slices.
     sampled: Duration,
-    in_windows: Duration,
+    in_slices: Duration,
     lives: Gap,
     parks: Gap,
     lives_sampled: bool,
@@ -208,17 +213,17 @@ impl Estimate {
     /// From `now` on this is recorded. `counts` as they are now.
     pub fn record(&mut self, recording: Recording, counts: &Counts, now: Instant) {
         self.finish(counts, now);
-        self.lives_sampled |= recording.lives == Counted::InWindows;
+        self.lives_sampled |= recording.lives == Counted::InSlices;
         self.lives.set(recording.lives == Counted::None, now);
         self.parks.set(recording.parks == Counted::None, now);
     }
 
-    /// A window begins: what is in `counts` is counted, and these are the counts until now. `cpu_ns`: CPU time of the
+    /// A slice begins: what is in `counts` is counted, and these are the counts until now. `cpu_ns`: CPU time of the
     /// process.
     pub fn begin(&mut self, counts: Counts, cpu_ns: u64, now: Instant) {
         self.used(cpu_ns, now);
         self.finish(&counts, now);
-        self.cycle = Some(Cycle { began: now, at_begin: counts, cpu_ns, window: None });
+        self.cycle = Some(Cycle { began: now, at_begin: counts, cpu_ns, slice: None });
     }
 
     /// CPU time of the process so far.
@@ -228,11 +233,11 @@ impl Estimate {
         }
     }
 
-    /// The window ends. `costs`: what it took to count.
+    /// The slice ends. `costs`: what it took to count.
     pub fn close(&mut self, counts: &Counts, cpu_ns: u64, costs: HitCosts, now: Instant) -> Option<Seen> {
         let cycle = self.cycle.as_mut()?;
         let length = now.saturating_duration_since(cycle.began);
-        if length.is_zero() || cycle.window.is_some() {
+        if length.is_zero() || cycle.slice.is_some() {
             return None;
         }
         let seen: Counts = counts
@@ -255,7 +260,7 @@ impl Estimate {
         let least_own = (cost * LEAST_OWN_PART).min(events * LEAST_OWN_NS);
         let own = (sums.used_ns as f64 - cost).max(least_own) / sums.used_ns as f64;
         sums.own_part = if sums.used_ns > 0 { own.min(1.0) } else { 1.0 };
-        cycle.window = Some(SampleWindow { sums, seen, cpu_ns, times: 0.0 });
+        cycle.slice = Some(Slice { sums, seen, cpu_ns, times: 0.0 });
         Some(sums)
     }
 
@@ -267,25 +272,25 @@ impl Estimate {
                 *self.excess.entry(*key).or_default() += excess;
             }
         }
-        if let Some(window) = cycle.window {
+        if let Some(slice) = cycle.slice {
             self.sampled += now.saturating_duration_since(cycle.began);
-            self.in_windows += window.sums.length;
+            self.in_slices += slice.sums.length;
         }
     }
 
     /// What is missing at `now`.
     #[must_use]
     pub fn missing(&self, now: Instant) -> Missing {
-        let (mut sampled, mut in_windows) = (self.sampled, self.in_windows);
-        if let Some(Cycle { began, window: Some(window), .. }) = &self.cycle {
-            sampled += now.saturating_duration_since(*began).max(window.sums.length);
-            in_windows += window.sums.length;
+        let (mut sampled, mut in_slices) = (self.sampled, self.in_slices);
+        if let Some(Cycle { began, slice: Some(slice), .. }) = &self.cycle {
+            sampled += now.saturating_duration_since(*began).max(slice.sums.length);
+            in_slices += slice.sums.length;
         }
         Missing {
             lives_for: self.lives.until(now),
             lives_sampled: self.lives_sampled,
             parks_for: self.parks.until(now),
-            window_share: (!sampled.is_zero()).then(|| in_windows.as_secs_f64() / sampled.as_secs_f64()),
+            slice_share: (!sampled.is_zero()).then(|| in_slices.as_secs_f64() / sampled.as_secs_f64()),
         }
     }
 
@@ -343,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_stands_for_its_cycle() {
+    fn a_slice_stands_for_its_cycle() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut estimate = Estimate::default();
@@ -359,18 +364,18 @@ mod tests {
         estimate.close(&counts(1230), 0, FREE, at(1020));
         let (parks, missing) = shown(&estimate, 1230, at(2000));
         assert_eq!(parks, 11_000);
-        assert!((missing.window_share.unwrap() - 0.02).abs() < 1e-9);
+        assert!((missing.slice_share.unwrap() - 0.02).abs() < 1e-9);
         assert!(!missing.has_all_parks() && missing.has_all_lives());
     }
 
     #[test]
-    fn a_window_stands_for_the_cpu_time_used_until_the_next() {
+    fn a_slice_stands_for_the_cpu_time_used_until_the_next() {
         const MS: u64 = 1_000_000;
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        // Of what 20 000 parks needed in a window of 20 ms, counting took 12 ms.
+        // Of what 20 000 parks needed in a slice of 20 ms, counting took 12 ms.
         let costs = HitCosts { park_ns: 600.0, ..FREE };
-        for (used_in_window, used_after, parks) in [
+        for (used_in_slice, used_after, parks) in [
             // Slowed down by counting, it does two and a half times as much without.
             (20, 1000, 20_000 * (1 + 125)),
             // It got less of a CPU while it was counted.
@@ -379,21 +384,21 @@ mod tests {
             (14, 900, 20_000 * (1 + 300)),
             // It had nothing more to do.
             (20, 0, 20_000),
-            // Its work comes from others: no slower in the window than after.
+            // Its work comes from others: no slower in the slice than after.
             (20, 400, 20_000 * (1 + 50)),
         ] {
             let mut estimate = Estimate::default();
             estimate.begin(counts(0), 5 * MS, at(0));
-            estimate.close(&counts(20_000), (5 + used_in_window) * MS, costs, at(20));
+            estimate.close(&counts(20_000), (5 + used_in_slice) * MS, costs, at(20));
             for part in 1..=4 {
-                estimate.used((5 + used_in_window + used_after * part / 4) * MS, at(20 + 250 * part));
+                estimate.used((5 + used_in_slice + used_after * part / 4) * MS, at(20 + 250 * part));
             }
-            assert_eq!(shown(&estimate, 20_000, at(1020)).0, parks, "{used_in_window} {used_after}");
+            assert_eq!(shown(&estimate, 20_000, at(1020)).0, parks, "{used_in_slice} {used_after}");
         }
     }
 
     #[test]
-    fn what_a_window_stands_for_is_bounded_and_only_grows() {
+    fn what_a_slice_stands_for_is_bounded_and_only_grows() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut estimate = Estimate::default();
@@ -439,10 +444,10 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let lives = |births, exits| HashMap::from([((SITE, What::Birth), births), ((SITE, What::Exit), exits)]);
         let mut estimate = Estimate::default();
-        estimate.record(Recording { lives: Counted::InWindows, parks: Counted::InWindows }, &lives(50, 40), at(0));
+        estimate.record(Recording { lives: Counted::InSlices, parks: Counted::InSlices }, &lives(50, 40), at(0));
         estimate.begin(lives(50, 40), 0, at(0));
-        let window = estimate.close(&lives(70, 58), 0, FREE, at(20));
-        assert_eq!(window.map(|seen| (seen.births, seen.exits)), Some((20, 18)));
+        let slice = estimate.close(&lives(70, 58), 0, FREE, at(20));
+        assert_eq!(slice.map(|seen| (seen.births, seen.exits)), Some((20, 18)));
         estimate.used(0, at(1000));
         // A census found 7.
         let tally = Tally { births: 70, exits: 58, baseline: -5, ..Tally::default() };

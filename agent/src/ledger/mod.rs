@@ -4,10 +4,10 @@
 //! becoming wrong: it is only older. It refuses to invent: a birth whose start function could not be read goes to the
 //! start function of its site only where that is the only one.
 
+pub mod audit;
 mod baseline;
 mod estimate;
 pub mod story;
-pub mod window;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -175,6 +175,12 @@ impl Ledger {
         self.at = Some(counters.at);
     }
 
+    /// True where the goroutines from before the attach are known.
+    #[must_use]
+    pub fn has_baseline(&self, id: ProcessId) -> bool {
+        self.baselines.get(&id).is_some_and(Baseline::is_known)
+    }
+
     /// The ledger of a process; an empty one where nothing was counted yet.
     #[must_use]
     pub fn process(&self, id: ProcessId) -> ProcessLedger {
@@ -202,7 +208,7 @@ impl Ledger {
 
     /// From `now` on everything that is in `counters` is counted of these processes, for a short time. Each comes with
     /// its CPU time in ns.
-    pub fn begin_window(&mut self, used: &[(ProcessId, u64)], counters: &Counters, now: Instant) {
+    pub fn begin_slice(&mut self, used: &[(ProcessId, u64)], counters: &Counters, now: Instant) {
         let ids: Vec<ProcessId> = used.iter().map(|(id, _)| *id).collect();
         let mut counts = by_process(&ids, counters);
         for (id, cpu_ns) in used {
@@ -221,7 +227,7 @@ impl Ledger {
     }
 
     /// That time is over, and counting took `costs`. What it saw of each process.
-    pub fn close_window(
+    pub fn close_slice(
         &mut self,
         used: &[(ProcessId, u64)],
         counters: &Counters,

@@ -214,7 +214,7 @@ fn process<'a>(process: &'a ProcessSnapshot, facts: Option<&'a Facts>) -> Proces
             births_exits_seconds: rounded(process.missing.lives_for.as_secs_f64(), 3),
             parks_seconds: rounded(process.missing.parks_for.as_secs_f64(), 3),
         },
-        window_share: process.missing.window_share.map(|share| rounded(share, 6)),
+        window_share: process.missing.slice_share.map(|share| rounded(share, 6)),
         baseline: process.baseline,
         audits: Audits {
             settled: process.audits.settled,

@@ -146,7 +146,7 @@ fn governed(process: &ProcessSnapshot) -> String {
     let mut text = String::new();
     if governed.fidelity != Fidelity::Full {
         let _ = write!(text, "  {}", governed.fidelity);
-        if let Some(share) = process.missing.window_share.filter(|_| governed.fidelity.has_windows()) {
+        if let Some(share) = process.missing.slice_share.filter(|_| governed.fidelity.is_sampled()) {
             let _ = write!(text, " {:.1} %", share * 100.0);
         }
     }

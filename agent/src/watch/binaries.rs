@@ -11,6 +11,7 @@ use std::{
 
 use parkranger_common::probe::{Event, GOffsets, NO_BINARY, ProbeWord};
 
+use super::probes::ProbeSet;
 use crate::{
     address::VirtAddr,
     binary::{Architecture, may_hold_go},
@@ -60,21 +61,15 @@ pub enum Refusal {
 
 /// A binary that can be watched.
 pub struct Watchable {
-    /// The file that runs.
-    pub file: Arc<File>,
     /// What there is to know of it without its probes.
     pub understood: Arc<Understood>,
     /// Where the program headers are in the file's addresses: with what the process says, the bias.
     pub program_headers: VirtAddr,
     /// The instructions to probe.
     pub plan: Plan,
-    /// The binary's part of every probe's word.
-    pub word: ProbeWord,
-    /// The plan as the kernel stage takes it.
-    pub probes: Vec<Probe>,
-    /// The probes of a story, beside those; or why none can be told.
-    pub story: Result<Vec<Probe>, String>,
-    /// Whether some process's memory agreed with the layout.
+    /// The plan as the kernel stage takes it, and the file that runs.
+    pub set: Arc<ProbeSet>,
+    /// Set once some process's memory agreed with the layout.
     proved: AtomicBool,
     names: Mutex<Cache<(VirtAddr, VirtAddr), SiteNames>>,
 }
@@ -221,7 +216,7 @@ impl Binaries {
     fn with_version(&self, id: FileId, version: FileVersion) -> Vec<FileId> {
         let is_like = |known: &Known| {
             let watchable = known.outcome.as_ref().ok().filter(|_| known.supposed.is_empty());
-            watchable.is_some_and(|watchable| FileVersion::now(&watchable.file).ok() == Some(version))
+            watchable.is_some_and(|watchable| FileVersion::now(&watchable.set.file).ok() == Some(version))
         };
         let mut like: Vec<FileId> = self
             .known
@@ -264,7 +259,7 @@ impl Binaries {
         if let Some(next) = known.supposed.first() {
             return Ok(Some(*next));
         }
-        let file = Arc::clone(&known.outcome.as_ref().map_err(Refusal::clone)?.file);
+        let file = Arc::clone(&known.outcome.as_ref().map_err(Refusal::clone)?.set.file);
         self.known.remove(&id);
         let (source, _) =
             FileSource::new(Arc::clone(&file)).map_err(|error| Refusal::Binary(format!("cannot read it: {error}")))?;
@@ -304,7 +299,7 @@ impl Binaries {
     pub(super) fn by_number(&self, number: u32) -> Option<(FileId, Arc<Watchable>)> {
         self.known.iter().find_map(|(id, known)| {
             let watchable = known.outcome.as_ref().ok()?;
-            (watchable.word.binary() == number).then(|| (*id, Arc::clone(watchable)))
+            (watchable.set.word.binary() == number).then(|| (*id, Arc::clone(watchable)))
         })
     }
 
@@ -369,13 +364,10 @@ fn watchable(file: Arc<File>, understood: Arc<Understood>, number: u32) -> Resul
         .program_headers_address()
         .ok_or_else(|| Refusal::Binary("its program headers are not loaded with it".to_owned()))?;
     Ok(Watchable {
-        file,
         understood,
         program_headers,
         plan,
-        word,
-        probes,
-        story,
+        set: Arc::new(ProbeSet { file, word, probes, story }),
         proved: AtomicBool::new(false),
         names: Mutex::new(Cache::new(NAMES_BYTES)),
     })

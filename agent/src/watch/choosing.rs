@@ -5,87 +5,88 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use parkranger_common::counts::ProcessId;
-use tracing::{debug, info};
+use tracing::debug;
 
-use super::{Target, Watch, WatchError};
+use super::{
+    Target, WatchError,
+    shared::{Host, Shared},
+};
 use crate::{
     host::Identity,
-    kernel::{KernelError, Method},
+    kernel::{Attach, Count, Method},
 };
 
-impl Watch {
+/// Processes of watched binaries that are not meant: the kernel side passes over them.
+#[derive(Default)]
+pub(super) struct Muted(BTreeMap<ProcessId, Identity>);
+
+impl Muted {
     /// Leaves a process out from now on, and what was counted of it before anyone could know.
-    pub(super) fn mute(&mut self, id: ProcessId, identity: Identity) -> Result<(), KernelError> {
+    pub(super) fn insert<K: Attach + Count>(
+        &mut self,
+        id: ProcessId,
+        identity: Identity,
+        kernel: &mut K,
+    ) -> Result<(), WatchError> {
         debug!("process {} is not of the target", id.tgid());
-        if self.kernel.method() == Method::PerfPlain {
+        if kernel.method() == Method::PerfPlain {
             // Whoever is not listed there is not counted, and nobody is adopted.
-            self.kernel.unwatch(id)?;
+            kernel.unwatch(id)?;
         } else {
-            self.kernel.mute(id)?;
-            self.muted.insert(id, identity);
+            kernel.mute(id)?;
+            self.0.insert(id, identity);
         }
-        self.kernel.remove_counters(&[id])
+        Ok(kernel.remove_counters(&[id])?)
     }
 
     /// A process is to be listed as itself again.
-    pub(super) fn unmute(&mut self, pid: u32) -> Result<(), KernelError> {
-        let muted: Vec<ProcessId> = self.muted.keys().filter(|id| id.tgid() == pid).copied().collect();
-        self.forget(&muted)
+    pub(super) fn remove_pid(&mut self, pid: u32, kernel: &mut impl Count) -> Result<(), WatchError> {
+        let muted: Vec<ProcessId> = self.0.keys().filter(|id| id.tgid() == pid).copied().collect();
+        self.remove_all(&muted, kernel)
     }
 
-    /// The kernel side took it off its list by itself.
-    pub(super) fn muted_became_another(&mut self, id: ProcessId) -> Result<(), KernelError> {
-        if self.muted.contains_key(&id) { self.forget(&[id]) } else { Ok(()) }
+    /// The process became another program: the kernel side took it off its list by itself.
+    pub(super) fn became_another(&mut self, id: ProcessId, kernel: &mut impl Count) -> Result<(), WatchError> {
+        if self.0.contains_key(&id) { self.remove_all(&[id], kernel) } else { Ok(()) }
     }
 
     /// Takes those off the list that are not among the `present` any more.
-    pub(super) fn forget_muted(&mut self, present: &BTreeSet<Identity>) -> Result<(), KernelError> {
-        let gone = self.muted.iter().filter(|(_, identity)| !present.contains(*identity));
+    pub(super) fn keep(&mut self, present: &BTreeSet<Identity>, kernel: &mut impl Count) -> Result<(), WatchError> {
+        let gone = self.0.iter().filter(|(_, identity)| !present.contains(*identity));
         let gone: Vec<ProcessId> = gone.map(|(id, _)| *id).collect();
-        self.forget(&gone)
+        self.remove_all(&gone, kernel)
     }
 
-    fn forget(&mut self, muted: &[ProcessId]) -> Result<(), KernelError> {
+    /// Takes everyone off the list. Whoever is still not meant is muted again at its next event.
+    pub(super) fn clear(&mut self, kernel: &mut impl Count) -> Result<(), WatchError> {
+        let muted: Vec<ProcessId> = self.0.keys().copied().collect();
+        self.remove_all(&muted, kernel)
+    }
+
+    fn remove_all(&mut self, muted: &[ProcessId], kernel: &mut impl Count) -> Result<(), WatchError> {
         for id in muted {
-            self.kernel.unwatch(*id)?;
-            self.muted.remove(id);
+            kernel.unwatch(*id)?;
+            self.0.remove(id);
         }
         // A program under way when its process was muted may have counted once more.
-        self.kernel.remove_counters(muted)
+        Ok(kernel.remove_counters(muted)?)
     }
+}
 
-    /// Watches what another target means: who is left out by it is dropped with all counts, who is meant now is looked at.
-    ///
-    /// # Errors
-    ///
-    /// As [`Watch::scan`].
-    pub fn set_target(&mut self, target: Target) -> Result<(), WatchError> {
-        if target == self.finder.target {
-            return Ok(());
+impl<K: Attach + Count, H: Host> Shared<K, H> {
+    /// Drops the processes that `target` does not mean, with all counts. Gives their ids.
+    pub(super) fn leave_out(&mut self, target: &Target, muted: &mut Muted) -> Result<BTreeSet<ProcessId>, WatchError> {
+        // Who cannot be looked at has ended, and was meant.
+        let is_left_out = |(_, process): &(&ProcessId, &super::shared::Watched)| {
+            self.host.is_wanted(target, process.identity.pid, &process.exe) == Some(false)
+        };
+        let left_out: BTreeMap<ProcessId, Identity> =
+            self.processes.iter().filter(is_left_out).map(|(id, process)| (*id, process.identity)).collect();
+        for (id, identity) in &left_out {
+            self.processes.remove(id);
+            muted.insert(*id, *identity, &mut self.kernel)?;
+            self.ledger.forget(*id);
         }
-        info!("watching every Go process {}", target.describe());
-        self.finder.target = target;
-        let left_out: BTreeMap<ProcessId, Identity> = self
-            .processes
-            .iter()
-            // Who cannot be looked at has ended, and was meant.
-            .filter(|(_, process)| {
-                let wants = self.finder.target.wants(&self.finder.proc, process.identity.pid, &process.exe);
-                wants.is_ok_and(|wants| !wants)
-            })
-            .map(|(id, process)| (*id, process.identity))
-            .collect();
-        self.creation_stacks.retain(|(id, _), _| !left_out.contains_key(id));
-        self.finder.refused.clear();
-        // Whoever is still not meant is muted again at its next event.
-        let muted: Vec<ProcessId> = self.muted.keys().copied().collect();
-        self.forget(&muted)?;
-        for (id, identity) in left_out {
-            self.processes.remove(&id);
-            self.mute(id, identity)?;
-            self.ledger.forget(id);
-            self.governing.governor.forget(id);
-        }
-        self.scan()
+        Ok(left_out.into_keys().collect())
     }
 }

@@ -4,22 +4,22 @@
 //! has written over it, hits none of them, and its counts would stay 0 as if nothing happened. So each window looks at the
 //! probed instructions, too, and a process without breakpoints is watched by census alone, with that said as a loss.
 
-use std::{
-    fs::File,
-    os::unix::fs::FileExt as _,
-    sync::mpsc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs::File, os::unix::fs::FileExt as _, sync::mpsc, thread, time::Duration};
 
 use parkranger_common::{counts::ProcessId, probe::Event};
 use tracing::{info, warn};
 
-use super::{Watch, WatchError, Watchable, Watched};
+use super::{
+    WatchError, Watchable,
+    shared::{Host, Shared, Watched},
+};
 use crate::{
     address::{FileOffset, RuntimeAddr},
     host::{Identity, Memory, MemoryError, Proc, ProcessMemory},
-    kernel::breakpoint::{self, is_breakpoint},
+    kernel::{
+        Attach, Count,
+        breakpoint::{self, is_breakpoint},
+    },
     ledger::{Counted, Recording},
 };
 
@@ -90,22 +90,18 @@ pub(super) enum Code {
     Unprobed,
 }
 
-impl Watch {
-    /// The instructions of a process that must have a breakpoint now: of events that are all counted.
-    pub(super) fn probed(&self, process: &Watched, binary: &Watchable) -> Vec<Instruction> {
-        let Some(probes) = self.probes.get(&process.file) else { return Vec::new() };
-        let recording = probes.recording();
-        let is_placed = |event| match event {
-            Event::Birth | Event::Exit => recording.lives == Counted::All,
-            Event::Park => recording.parks == Counted::All,
-            Event::Run => false,
-        };
-        let placed = binary.plan.points.iter().filter(|point| is_placed(point.event));
-        placed
-            .map(|point| Instruction { offset: point.offset, address: process.bias.to_runtime(point.address) })
-            .collect()
-    }
+/// The instructions of a process that must have a breakpoint now: of events that are all counted.
+pub(super) fn probed(process: &Watched, binary: &Watchable, recording: Recording) -> Vec<Instruction> {
+    let is_placed = |event| match event {
+        Event::Birth | Event::Exit => recording.lives == Counted::All,
+        Event::Park => recording.parks == Counted::All,
+        Event::Run => false,
+    };
+    let placed = binary.plan.points.iter().filter(|point| is_placed(point.event));
+    placed.map(|point| Instruction { offset: point.offset, address: process.bias.to_runtime(point.address) }).collect()
+}
 
+impl<K: Attach + Count, H: Host> Shared<K, H> {
     /// Takes in how many breakpoints a look at a process missed. True where what is recorded of it changes, or a second look
     /// is to decide that: then nothing else of this look is to be used.
     pub(super) fn heed_breakpoints(&mut self, id: ProcessId, missing: u64) -> Result<bool, WatchError> {
@@ -128,7 +124,7 @@ impl Watch {
                 );
                 process.code = Code::Unprobed;
                 process.breakpoints_missing += missing;
-                Recording { lives: Counted::None, parks: Counted::None }
+                Recording::NOTHING
             }
             (Code::Unprobed, 0) => {
                 let Some(probes) = self.probes.get(&process.file) else { return Ok(false) };
@@ -142,7 +138,7 @@ impl Watch {
             }
         };
         let counters = self.kernel.counters()?;
-        self.ledger.record(&[id], recording, &counters, Instant::now());
+        self.ledger.record(&[id], recording, &counters, self.host.now());
         self.ledger.forget_baseline(id);
         Ok(true)
     }

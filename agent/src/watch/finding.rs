@@ -1,5 +1,4 @@
-//! Which processes are watched: those there are, each program begun afterwards, and those that the kernel side adopted
-//! by itself. A slow scan heals what was missed: a record that was lost, a library that was loaded later.
+//! Finds Go processes of the target through /proc, and is the host that the parts of the watch see.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,23 +7,23 @@ use std::{
     time::Instant,
 };
 
-use parkranger_common::{
-    counts::{Process, ProcessId},
-    probe::ProbeWord,
-    record::ProcessSeen,
-};
-use tracing::{debug, info, warn};
+use parkranger_common::{counts::ProcessId, probe::ProbeWord, record::ProcessSeen, window::Window};
+use tracing::{debug, info};
 
 use super::{
-    Binaries, Config, Found, Refusal, Target, Watch, WatchError, Watchable, Watched,
-    probes::{Probes, Sample},
+    Binaries, Config, Found, Refusal, Target, WatchError, Watchable,
+    census_thread::CensusThread,
+    code::probed,
+    probes::ProbeSet,
     runtimes::{self, Age},
+    shared::{Host, Shared, Watched},
 };
 use crate::{
     address::{Bias, RuntimeAddr},
-    governor::Fidelity,
-    host::{FileId, HostError, Identity, Proc, monotonic_ns, ticks_since_boot},
-    kernel::Counters,
+    host::{FileId, HostError, Identity, Proc, cpu_time_ns, monotonic_ns, process::ThreadTime, ticks_since_boot},
+    kernel::{Attach, Count},
+    ledger::Recording,
+    runtime::scheduler::GoidStock,
 };
 
 /// A Go process that cannot be watched.
@@ -44,7 +43,7 @@ impl Refused {
         Self { exe, why, wait: (0, 1) }
     }
 
-    /// Whether to look again: what has no Go can come to have it, what is not proved can be proved later, and for what found
+    /// True where it is time to look again: what has no Go can come to have it, what is not proved can be proved later, and for what found
     /// no room there can be some.
     fn is_due(&mut self) -> bool {
         let (passed, wait) = &mut self.wait;
@@ -133,18 +132,6 @@ impl Finder {
         }
     }
 
-    /// The same of a process that has only just begun its program.
-    fn look_at_new(&mut self, pid: u32) -> Result<(Identity, Option<Found>), HostError> {
-        let identity = self.proc.identity(pid)?;
-        Ok((identity, self.look_at(identity, Age::New)?))
-    }
-
-    fn refuse(&mut self, identity: Identity, exe: PathBuf, why: Refusal) {
-        let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
-        let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
-        self.refused.insert(identity, Refused { exe, why, wait });
-    }
-
     pub(super) fn nothing_found(&self) -> String {
         let go: Vec<&Refused> =
             self.refused.values().filter(|refused| !matches!(refused.why, Refusal::NotGo)).collect();
@@ -161,176 +148,129 @@ impl Finder {
     }
 }
 
-impl Watch {
-    /// A process named by pid is watched, or the watch fails with the reason.
-    pub(super) fn require(&self, pid: u32) -> Result<(), WatchError> {
-        if self.processes.values().any(|process| process.identity.pid == pid) {
-            return Ok(());
-        }
-        let identity = self.finder.proc.identity(pid)?;
-        match self.finder.refused.get(&identity) {
-            Some(refused) => {
-                Err(WatchError::Refused { pid, exe: refused.exe.display().to_string(), why: refused.why.clone() })
-            }
-            // It was there, and could not be looked at, and is there: a race with exec. Say what there is to say.
-            None => Err(WatchError::Host(HostError::NoExecutable { pid })),
-        }
-    }
-
-    /// Looks for processes of the target that are not watched yet, and attaches to their binaries.
+/// Looking at processes, for adoption.
+pub(super) trait Look {
+    /// The processes that are meant.
+    fn target(&self) -> &Target;
+    /// Looks at a process that has only just begun its program. `None` where it is not of the target or cannot be watched.
     ///
     /// # Errors
     ///
-    /// [`WatchError::Host`] where /proc itself cannot be read. A single process that cannot be looked at is passed over.
-    pub fn scan(&mut self) -> Result<(), WatchError> {
-        let watched = self.processes.values().filter(|process| !process.has_ended()).map(|process| process.identity);
-        let (fresh, present) = self.finder.look_around(watched.collect())?;
-        self.forget_muted(&present)?;
-        self.begin_all(fresh)
+    /// A [`HostError`] where it is gone.
+    fn look_at_new(&mut self, pid: u32) -> Result<(Identity, Option<Found>), HostError>;
+    /// A process that came and went before anyone could look: its binary is known from the word of the probe it hit, and
+    /// where it was loaded from the address. `None` where that is not possible, or it is not of the target.
+    /// `name` gives the path of a binary that has probes.
+    fn ended_before_a_look(&self, seen: &ProcessSeen, name: &dyn Fn(FileId) -> Option<PathBuf>) -> Option<Watched>;
+    /// Puts processes of a file that is another one by name only to those of the other.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError::Kernel`].
+    fn settle_files<K: Attach + Count>(shared: &mut Shared<K, Self>, fresh: Fresh) -> Result<Fresh, WatchError>
+    where
+        Self: Host + Sized;
+    /// Notes that a process cannot be watched.
+    fn refuse(&mut self, identity: Identity, exe: PathBuf, why: Refusal);
+}
+
+impl Look for Finder {
+    fn target(&self) -> &Target {
+        &self.target
     }
 
-    /// Attaches to the binaries of processes that were found.
-    pub(super) fn begin_all(&mut self, fresh: Fresh) -> Result<(), WatchError> {
-        let settled = self.settle_files(fresh)?;
-        settled.into_iter().try_for_each(|(file, processes)| self.begin(file, &processes))
+    fn look_at_new(&mut self, pid: u32) -> Result<(Identity, Option<Found>), HostError> {
+        let identity = self.proc.identity(pid)?;
+        Ok((identity, self.look_at(identity, Age::New)?))
     }
 
-    /// A process began another program.
-    pub(super) fn program_begun(&mut self, pid: u32) -> Result<(), WatchError> {
-        // Who names a pid means the program that ran when it was named.
-        if matches!(self.finder.target, Target::Pids(_)) {
-            return Ok(());
+    fn ended_before_a_look(&self, seen: &ProcessSeen, name: &dyn Fn(FileId) -> Option<PathBuf>) -> Option<Watched> {
+        let (file, binary) = self.binaries.by_number(ProbeWord(seen.word).binary())?;
+        let bias = bias_at(&binary, RuntimeAddr(seen.instruction))?;
+        let exe = name(file)?;
+        if !self.target.wants_by_name(&exe) {
+            return None;
         }
-        match self.finder.look_at_new(pid) {
-            Ok((identity, Some(found))) => self.begin_all(Fresh::from([(found.file, vec![(identity, found)])])),
-            Ok((_, None)) => Ok(()),
-            Err(error) => {
-                debug!("process {pid} passed over: {error}");
-                Ok(())
-            }
-        }
-    }
-
-    /// Lists processes of one binary and then, for the first of them, attaches its probes: in this order nothing of a
-    /// listed process is missed, and the kernel adopts whoever comes later.
-    fn begin(&mut self, file: FileId, processes: &[(Identity, Found)]) -> Result<(), WatchError> {
-        let Some(binary) = self.finder.binaries.get(file) else { return Ok(()) };
-        for (identity, found) in processes {
-            if self.processes.values().any(|process| process.identity == *identity && !process.has_ended()) {
-                continue;
-            }
-            let bias = match found.bias(&self.finder.proc, identity.pid, &binary) {
-                Ok(bias) => bias,
-                Err(error) => {
-                    debug!("process {} passed over: {error}", identity.pid);
-                    continue;
-                }
-            };
-            self.unmute(identity.pid)?;
-            let process = Process { id: ProcessId::new(identity.pid, monotonic_ns()), word: binary.word.0 };
-            match self.kernel.list(process)? {
-                Some(id) => self.enter(id, Watched::new(*identity, found, bias))?,
-                None => {
-                    warn!("process {} ({}) is not watched: {}", identity.pid, found.exe.display(), Refusal::TooMany);
-                    self.finder.refuse(*identity, found.exe.clone(), Refusal::TooMany);
-                }
-            }
-        }
-        if self.probes.contains_key(&file) {
-            return Ok(());
-        }
-        let adopt = !matches!(self.finder.target, Target::Pids(_));
-        let name = processes.first().map_or_else(String::new, |(_, found)| match found.library_path() {
-            Some(library) => library.to_owned(),
-            None => found.exe.display().to_string(),
-        });
-        let mut probes = Probes::new(binary, name, adopt);
-        let fidelity = self.governing.governor.fidelity(file);
-        if fidelity.has_windows() {
-            probes.sample = Sample::At(Instant::now());
-        }
-        if let Err(error) = probes.place(fidelity, &mut self.kernel) {
-            probes.take_off(&mut self.kernel);
-            return self.refuse_all(file, &Refusal::Attach(error.to_string()));
-        }
-        info!("probes attached to {}, for {fidelity}", probes.name);
-        let recording = probes.recording();
-        self.probes.insert(file, probes);
-        let ids: Vec<ProcessId> = self.living(file).collect();
-        self.ledger.record(&ids, recording, &Counters::default(), Instant::now());
-        if fidelity == Fidelity::Story { self.begin_stories(file) } else { Ok(()) }
-    }
-
-    /// Takes a process under watch. What is recorded of its binary is recorded of it.
-    fn enter(&mut self, id: ProcessId, process: Watched) -> Result<(), WatchError> {
-        if let Some(probes) = self.probes.get_mut(&process.file) {
-            probes.unused_since = None;
-            self.ledger.record(&[id], probes.recording(), &Counters::default(), Instant::now());
-        }
-        self.processes.insert(id, process);
-        self.join_story(id)
-    }
-
-    fn refuse_all(&mut self, file: FileId, why: &Refusal) -> Result<(), WatchError> {
-        let all: Vec<ProcessId> =
-            self.processes.iter().filter(|(_, process)| process.file == file).map(|(id, _)| *id).collect();
-        for id in all {
-            self.kernel.unwatch(id)?;
-            if let Some(process) = self.processes.remove(&id) {
-                let refused = Refused::new(process.exe, why.clone());
-                self.finder.refused.insert(process.identity, refused);
-            }
-        }
-        Ok(())
-    }
-
-    /// The kernel side counts a process that is new to us.
-    pub(super) fn adopted(&mut self, seen: &ProcessSeen) -> Result<(), WatchError> {
-        let id = seen.process;
-        if self.processes.contains_key(&id) {
-            return Ok(());
-        }
-        match self.finder.look_at_new(id.tgid()) {
-            Ok((identity, Some(found))) => {
-                let settled = self.settle_files(Fresh::from([(found.file, vec![(identity, found)])]))?;
-                for (identity, found) in settled.into_values().flatten() {
-                    let Some(binary) = self.finder.binaries.get(found.file) else { continue };
-                    if let Ok(bias) = found.bias(&self.finder.proc, id.tgid(), &binary) {
-                        self.enter(id, Watched::new(identity, &found, bias))?;
-                    }
-                }
-            }
-            Ok((identity, None)) => self.mute(id, identity)?,
-            Err(error) => {
-                debug!("process {} is gone already: {error}", id.tgid());
-                self.kernel.unwatch(id)?;
-                if !self.enter_late(seen)? {
-                    self.kernel.remove_counters(&[id])?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes up a process that came and went before anyone could look: its binary is known from the word of the probe it
-    /// hit, and where it was loaded from the address. Whether that was possible.
-    fn enter_late(&mut self, seen: &ProcessSeen) -> Result<bool, WatchError> {
-        let Some((file, binary)) = self.finder.binaries.by_number(ProbeWord(seen.word).binary()) else {
-            return Ok(false);
-        };
-        let Some(bias) = bias_at(&binary, RuntimeAddr(seen.instruction)) else { return Ok(false) };
-        let Some(name) = self.probes.get(&file).map(|probes| probes.name.clone()) else { return Ok(false) };
-        if !self.finder.target.wants_by_name(Path::new(&name)) {
-            return Ok(false);
-        }
-        let pid = seen.process.tgid();
         // The ticks since boot in which it was first seen: it lived less than a scan.
         let start_time = ticks_since_boot(monotonic_ns().saturating_sub(seen.time_ns));
-        let found = Found { file, exe: PathBuf::from(name), library: None };
-        let mut process = Watched::new(Identity { pid, start_time }, &found, bias);
-        process.end();
-        self.enter(seen.process, process)?;
-        Ok(true)
+        let identity = Identity { pid: seen.process.tgid(), start_time };
+        let found = Found { file, exe, library: None };
+        let mut process = Watched::new(identity, &found, bias, goids(&binary));
+        process.end(self.now());
+        Some(process)
+    }
+
+    fn settle_files<K: Attach + Count>(shared: &mut Shared<K, Self>, fresh: Fresh) -> Result<Fresh, WatchError> {
+        shared.settle_files(fresh)
+    }
+
+    fn refuse(&mut self, identity: Identity, exe: PathBuf, why: Refusal) {
+        let waited = self.refused.get(&identity).map_or(0, |refused| refused.wait.1);
+        let wait = (0, (waited * 2).clamp(1, LONGEST_WAIT));
+        self.refused.insert(identity, Refused { exe, why, wait });
+    }
+}
+
+impl Host for Finder {
+    type Census = CensusThread;
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn cpu_time_ns(&self, pid: u32) -> Option<u64> {
+        cpu_time_ns(pid)
+    }
+
+    fn identity(&self, pid: u32) -> Option<Identity> {
+        self.proc.identity(pid).ok()
+    }
+
+    fn thread_times(&self, pid: u32) -> Vec<(u32, u64)> {
+        self.proc.thread_times(pid)
+    }
+
+    fn thread_time(&self, pid: u32, tid: u32) -> Option<ThreadTime> {
+        self.proc.thread_time(pid, tid)
+    }
+
+    fn probe_set(&self, file: FileId) -> Option<Arc<ProbeSet>> {
+        Some(Arc::clone(&self.binaries.get(file)?.set))
+    }
+
+    fn watched(&self, identity: Identity, found: &Found) -> Result<Watched, HostError> {
+        let binary = self.binaries.get(found.file).ok_or(HostError::NoExecutable { pid: identity.pid })?;
+        let bias = found.bias(&self.proc, identity.pid, &binary)?;
+        Ok(Watched::new(identity, found, bias, goids(&binary)))
+    }
+
+    fn begin_census(&self, process: &Watched, recording: Recording) -> Option<CensusThread> {
+        let binary = self.binaries.get(process.file)?;
+        let probed = probed(process, &binary, recording);
+        CensusThread::start(&self.proc, process, &binary, probed)
+    }
+
+    fn is_wanted(&self, target: &Target, pid: u32, exe: &Path) -> Option<bool> {
+        target.wants(&self.proc, pid, exe).ok()
+    }
+
+    fn set_proved(&self, file: FileId) {
+        if let Some(binary) = self.binaries.get(file) {
+            binary.set_proved();
+        }
+    }
+}
+
+/// Where the runtime of a binary keeps the numbers of goroutines to come.
+fn goids(binary: &Watchable) -> Window {
+    let stock = GoidStock::of(binary.understood.binary.go_version());
+    Window {
+        process: ProcessId(0),
+        tail: ProcessId(0),
+        goid: u64::from(binary.understood.layout.goid),
+        m: u64::from(binary.understood.layout.m),
+        p: u64::from(stock.m_p),
+        goidcache: u64::from(stock.p_goidcache),
     }
 }
 

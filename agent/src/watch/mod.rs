@@ -1,46 +1,53 @@
 //! The watch: keeps the processes of the host, the kernel's probes and the ledger in step, and takes snapshots.
 //!
-//! - [`target`], [`rules`]: which processes are meant,
-//! - `choosing`: what becomes of those that are not, and of the others when the choice changes,
-//! - [`finding`]: who they are: those there are, and every program begun afterwards,
-//! - `proof`: whether memory agrees with what is supposed of a runtime,
-//! - [`runtimes`]: which file of a process holds its Go runtime,
-//! - [`binaries`]: what is known of each binary, once, for all its processes,
-//! - `same_file`: names of files that are one to the kernel,
-//! - `code`: breakpoints in the code of processes,
-//! - `probes`: what is attached to each binary,
-//! - `governing`: which probes the budget allows, and windows in which events are sampled,
-//! - [`story`]: waits and lifetimes, for as long as the user asks for them,
-//! - `window`, `worker`: the baseline of each process, and its audits,
-//! - `ending`: processes that ended: their last counts, kept for a while,
-//! - [`snapshot`]: the ledger with names instead of addresses, for views and exports.
+//! Each part owns what it changes, and is written against the traits of `shared` and of the kernel stage, so that it is
+//! tested without root and without Go:
+//!
+//! | part | does |
+//! |---|---|
+//! | [`target`], [`rules`] | which processes are meant |
+//! | [`finding`] | looks at processes: who they are, and if they can be watched |
+//! | `adoption` | takes them under watch: those there are, and every program begun afterwards |
+//! | `choosing` | leaves out those that are not meant, also when the choice changes |
+//! | [`binaries`], `same_file` | what is known of each binary, once, for all its processes and under all its names |
+//! | `probes` | what is attached to one binary |
+//! | `code` | checks that probes can fire in a process |
+//! | `fidelity`, `sampling` | which probes the budget allows, and the slices of time in which events are sampled |
+//! | [`stories`] | waits and lifetimes, for as long as the user asks for them |
+//! | `audits`, `census_thread` | the baseline of each process, and later checks of it |
+//! | `ending` | the last counts of processes that ended, kept for a while |
+//! | [`snapshot`] | the ledger with names instead of addresses, for views and exports |
 //!
 //! A process of a watched binary that starts later is counted from its first goroutine on: the kernel side adopts it by
 //! itself and tells. Of any other program that begins the kernel side tells too.
 
+mod adoption;
+mod audits;
 pub mod binaries;
+mod census_thread;
 mod choosing;
 mod code;
 mod ending;
+mod fidelity;
 pub mod finding;
-mod governing;
 mod probes;
 mod proof;
 pub mod rules;
 pub mod runtimes;
 mod same_file;
+mod sampling;
+mod shared;
 pub mod snapshot;
 pub mod stacks;
-pub mod story;
+pub mod stories;
 pub mod target;
-mod window;
-mod worker;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     panic::resume_unwind,
-    path::PathBuf,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -50,31 +57,33 @@ use parkranger_common::{
     counts::ProcessId,
     record::{ProcessExec, ProcessRecord, ProgramBegun, SiteSeen},
 };
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 pub use binaries::{Binaries, Refusal, Watchable};
 pub use finding::Refused;
 pub use rules::{Pattern, Patterns, Rules, User};
 pub use runtimes::Found;
 pub use snapshot::{ProcessSnapshot, Snapshot};
+pub use stories::Pinned;
 pub use target::Target;
 
 use crate::{
-    address::{Bias, RuntimeAddr},
+    address::RuntimeAddr,
     governor::{Budget, Fidelity, Governor},
-    host::{FileId, HostError, Identity, Proc, monotonic_ns},
-    kernel::{Capability, Kernel, KernelError, Method, Records, Removal, Sizes},
-    ledger::{Ledger, ProcessLedger},
+    host::{HostError, Identity, Proc, monotonic_ns},
+    kernel::{
+        Capability, Kernel, KernelError, Method, Records, Sizes,
+        calibrate::{Calibration, OwnProbes},
+    },
     understood::Understanding,
 };
-use code::Code;
+use audits::Auditor;
+use census_thread::CensusThread;
+use choosing::Muted;
+use fidelity::FidelityControl;
 use finding::Finder;
-use governing::Governing;
-use probes::Probes;
-use stacks::StackBytes;
-pub use story::Pinned;
-use story::{TimeBoxes, Told};
-use window::Windows;
+use shared::{Host as _, Shared, Watched};
+use snapshot::Sources;
 
 /// Why watching cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -126,91 +135,30 @@ pub struct Config {
     pub patient: bool,
 }
 
-/// One process under watch.
-pub(crate) struct Watched {
-    pub(crate) identity: Identity,
-    pub(crate) exe: PathBuf,
-    /// The shared object with the runtime, if that is not the executable.
-    pub(crate) library: Option<String>,
-    pub(crate) file: FileId,
-    pub(crate) bias: Bias,
-    /// When it was found to have ended, or to have become another program; its counts are final.
-    pub(crate) ended: Option<Instant>,
-    /// What snapshots show of it once it has ended and its last counts are taken: those are neither in the kernel nor in the
-    /// ledger any more.
-    last: Option<Arc<ProcessSnapshot>>,
-    /// Memory of its goroutines' stacks, as the last census of a window found it.
-    stacks: Option<StackBytes>,
-    /// Its memory cannot be read as it should: no baseline, no audits.
-    pub(crate) no_census: bool,
-    /// For how long its story was told; `None` where it never was.
-    story: Option<Told>,
-    /// Whether probes can fire in it.
-    code: Code,
-    /// Probes that were found without a breakpoint in it.
-    breakpoints_missing: u64,
-}
-
-impl Watched {
-    fn new(identity: Identity, found: &Found, bias: Bias) -> Self {
-        let library = found.library_path().map(str::to_owned);
-        let exe = found.exe.clone();
-        Self {
-            identity,
-            exe,
-            library,
-            file: found.file,
-            bias,
-            ended: None,
-            last: None,
-            stacks: None,
-            no_census: false,
-            story: None,
-            code: Code::default(),
-            breakpoints_missing: 0,
-        }
-    }
-
-    /// Whether it has ended, or become another program.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended.is_some()
-    }
-
-    /// True where its events are not counted, for its code has no breakpoints.
-    pub(crate) fn is_unprobed(&self) -> bool {
-        self.code == Code::Unprobed
-    }
-
-    fn end(&mut self) {
-        let now = *self.ended.get_or_insert_with(Instant::now);
-        self.stacks = None;
-        if let Some(story) = &mut self.story {
-            story.end(now);
-        }
-    }
-}
+/// Creation stacks of sites, kept until the process is dropped.
+type CreationStacks = BTreeMap<(ProcessId, RuntimeAddr), Vec<RuntimeAddr>>;
 
 /// The running watch.
 pub struct Watch {
     config: Config,
-    kernel: Kernel,
-    finder: Finder,
-    probes: BTreeMap<FileId, Probes>,
-    processes: BTreeMap<ProcessId, Watched>,
-    ledger: Ledger,
-    /// First sights of sites, kept until the process is dropped.
-    creation_stacks: BTreeMap<(ProcessId, RuntimeAddr), Vec<RuntimeAddr>>,
-    /// Processes of watched binaries that are not meant: the kernel side passes over them.
-    muted: BTreeMap<ProcessId, Identity>,
-    windows: Windows,
-    governing: Governing,
-    time_boxes: TimeBoxes,
-    /// Breakpoints on their way out that were put in to tell files apart.
-    marks: Vec<Removal>,
+    shared: Shared<Kernel, Finder>,
+    muted: Muted,
+    auditor: Auditor<CensusThread>,
+    fidelity: FidelityControl,
+    calibration: Option<Calibration>,
+    creation_stacks: CreationStacks,
 }
 
 /// How often to call [`Watch::scan`]. What begins meanwhile the kernel tells.
 pub const SCAN_EVERY: Duration = Duration::from_secs(10);
+/// Time between two drains while an audit is open, and otherwise. The ring buffer is never waited on: waking the agent
+/// would cost the target more than everything else together.
+const STEP: Duration = Duration::from_millis(2);
+const DRAIN: Duration = Duration::from_millis(40);
+const SHORTEST_DRAIN: Duration = Duration::from_millis(1);
+/// The first audits are waited for, with so much time between two steps, and no longer than that.
+const STEP_OF_START: Duration = Duration::from_micros(500);
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The inode number of the initial pid namespace: PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h.
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -250,37 +198,108 @@ impl Watch {
         // Other probes than those of uprobe_multi come off slowly: not many times a minute.
         let may_sample = kernel.method() == Method::UprobeMulti;
         let governor = Governor::new(config.budget, config.fidelity, may_sample);
-        let governing = Governing::new(governor);
         let mut watch = Self {
+            shared: Shared::new(kernel, finder),
+            muted: Muted::default(),
+            auditor: Auditor::new(config.audit_every),
+            fidelity: FidelityControl::new(governor, Instant::now()),
+            calibration: None,
+            creation_stacks: CreationStacks::new(),
             config,
-            kernel,
-            finder,
-            probes: BTreeMap::new(),
-            processes: BTreeMap::new(),
-            ledger: Ledger::default(),
-            creation_stacks: BTreeMap::new(),
-            muted: BTreeMap::new(),
-            windows: Windows::default(),
-            governing,
-            time_boxes: TimeBoxes::new(),
-            marks: Vec::new(),
         };
-        watch.begin_all(found)?;
-        if let Target::Pids(pids) = watch.finder.target.clone() {
+        watch.shared.begin_all(found, &mut watch.muted, &mut watch.fidelity)?;
+        if let Target::Pids(pids) = watch.shared.host.target.clone() {
             for pid in pids {
                 watch.require(pid)?;
             }
             // Who names a process waits for it: its first line is to have all goroutines.
-            watch.take_baselines(window::PATIENCE)?;
+            watch.take_baselines(PATIENCE)?;
         } else {
             // Programs that began before the kernel side told of them.
             watch.scan()?;
-            if watch.processes.is_empty() && !watch.config.patient {
-                return Err(WatchError::Nothing(watch.finder.nothing_found()));
+            if watch.shared.processes.is_empty() && !watch.config.patient {
+                return Err(WatchError::Nothing(watch.shared.host.nothing_found()));
             }
         }
-        watch.governing.calibrate(own_probes);
+        watch.calibrate(own_probes);
         Ok(watch)
+    }
+
+    /// Begins to measure what a hit costs. Where that is not possible a usual cost is supposed.
+    fn calibrate(&mut self, probes: Result<OwnProbes, KernelError>) {
+        match probes.and_then(OwnProbes::measure) {
+            Ok(calibration) => self.calibration = Some(calibration),
+            Err(why) => warn!("what counting costs is not measured but supposed: {why}"),
+        }
+    }
+
+    /// A process named by pid is watched, or the watch fails with the reason.
+    fn require(&self, pid: u32) -> Result<(), WatchError> {
+        if self.shared.processes.values().any(|process| process.identity.pid == pid) {
+            return Ok(());
+        }
+        let identity = self.shared.host.proc.identity(pid)?;
+        match self.shared.host.refused.get(&identity) {
+            Some(refused) => {
+                Err(WatchError::Refused { pid, exe: refused.exe.display().to_string(), why: refused.why.clone() })
+            }
+            // It was there, and could not be looked at, and is there: a race with exec. Say what there is to say.
+            None => Err(WatchError::Host(HostError::NoExecutable { pid })),
+        }
+    }
+
+    /// Takes audits until every process has its baseline, but no longer than `limit`.
+    fn take_baselines(&mut self, limit: Duration) -> Result<(), WatchError> {
+        let begin = Instant::now();
+        loop {
+            self.drain()?;
+            if self.shared.have_baselines() || begin.elapsed() >= limit {
+                return Ok(());
+            }
+            thread::sleep(STEP_OF_START);
+        }
+    }
+
+    /// Looks for processes of the target that are not watched yet, and attaches to their binaries.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError::Host`] where /proc itself cannot be read. A single process that cannot be looked at is passed over.
+    pub fn scan(&mut self) -> Result<(), WatchError> {
+        let watched = self.shared.processes.values().filter(|process| !process.has_ended());
+        let watched = watched.map(|process| process.identity).collect();
+        let (fresh, present) = self.shared.host.look_around(watched)?;
+        self.muted.keep(&present, &mut self.shared.kernel)?;
+        self.shared.begin_all(fresh, &mut self.muted, &mut self.fidelity)
+    }
+
+    /// Watches what another target means: who is left out by it is dropped with all counts, who is meant now is looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`Watch::scan`].
+    pub fn set_target(&mut self, target: Target) -> Result<(), WatchError> {
+        if target == self.shared.host.target {
+            return Ok(());
+        }
+        info!("watching every Go process {}", target.describe());
+        self.shared.host.refused.clear();
+        // Whoever is still not meant is muted again at its next event.
+        self.muted.clear(&mut self.shared.kernel)?;
+        let left_out = self.shared.leave_out(&target, &mut self.muted)?;
+        self.shared.host.target = target;
+        self.creation_stacks.retain(|(id, _), _| !left_out.contains(id));
+        for id in left_out {
+            self.fidelity.governor.forget(id);
+        }
+        self.scan()
+    }
+
+    /// How often [`Watch::drain`] is to be called now.
+    #[must_use]
+    pub fn drain_every(&self) -> Duration {
+        let usual = if self.auditor.is_open() { STEP } else { DRAIN };
+        self.fidelity.next(&self.shared).saturating_duration_since(Instant::now()).clamp(SHORTEST_DRAIN, usual)
     }
 
     /// Takes in what the kernel side has to tell: new processes, execve, creation stacks. To be called often.
@@ -289,34 +308,56 @@ impl Watch {
     ///
     /// [`WatchError::Kernel`].
     pub fn drain(&mut self) -> Result<(), WatchError> {
-        let Records { processes, sites, lives } = self.kernel.records();
+        let Records { processes, sites, lives } = self.shared.kernel.records();
         for record in processes {
             self.take(record)?;
         }
         for site in sites {
             self.keep_stack(&site);
         }
-        self.take_lives(lives);
-        self.step_window()?;
-        self.govern()?;
-        self.kernel.flush_log();
+        self.auditor.take_lives(lives);
+        self.auditor.step(&mut self.shared)?;
+        self.take_calibration();
+        let forgotten = self.fidelity.govern(&mut self.shared)?;
+        self.audit_again(forgotten);
+        self.shared.kernel.flush_log();
         Ok(())
     }
 
+    fn audit_again(&mut self, forgotten: Vec<ProcessId>) {
+        let now = Instant::now();
+        for id in forgotten {
+            self.auditor.again(id, now);
+        }
+    }
+
+    fn take_calibration(&mut self) {
+        if let Some(calibration) = &self.calibration
+            && let Some(costs) = self.shared.kernel.calibrated(calibration)
+        {
+            self.calibration = None;
+            match costs {
+                Ok(costs) => self.fidelity.calibrated(costs),
+                Err(why) => warn!("what counting costs is not measured but supposed: {why}"),
+            }
+        }
+    }
+
     fn take(&mut self, record: ProcessRecord) -> Result<(), WatchError> {
+        let Self { shared, muted, fidelity, .. } = self;
         match record {
-            ProcessRecord::Seen(seen) => self.adopted(&seen),
+            ProcessRecord::Seen(seen) => shared.adopted(&seen, muted),
             ProcessRecord::Exec(ProcessExec { process: id }) => {
                 debug!("process {} became another program", id.tgid());
-                if let Some(process) = self.processes.get_mut(&id) {
-                    process.end();
+                if let Some(process) = shared.processes.get_mut(&id) {
+                    process.end(Instant::now());
                 }
-                self.muted_became_another(id)?;
-                self.program_begun(id.tgid())
+                muted.became_another(id, &mut shared.kernel)?;
+                shared.program_begun(id.tgid(), muted, fidelity)
             }
             // A pid that does not fit is no process.
             ProcessRecord::ProgramBegun(ProgramBegun { tgid }) => {
-                u32::try_from(tgid).map_or(Ok(()), |pid| self.program_begun(pid))
+                u32::try_from(tgid).map_or(Ok(()), |pid| shared.program_begun(pid, muted, fidelity))
             }
         }
     }
@@ -324,17 +365,17 @@ impl Watch {
     /// Keeps the first creation stack of a site. Each CPU sends one.
     fn keep_stack(&mut self, seen: &SiteSeen) {
         let id = seen.site.process;
-        if self.processes.contains_key(&id) {
+        if self.shared.processes.contains_key(&id) {
             let depth = usize::try_from(seen.depth).unwrap_or(usize::MAX);
             let stack = seen.stack.iter().take(depth).map(|address| RuntimeAddr(*address)).collect();
             self.creation_stacks.entry((id, RuntimeAddr(seen.site.gopc))).or_insert(stack);
         }
     }
 
-    /// Whether every process the user named has ended.
+    /// True once every process the user named has ended.
     #[must_use]
     pub fn all_ended(&self) -> bool {
-        matches!(self.finder.target, Target::Pids(_)) && self.processes.values().all(Watched::has_ended)
+        matches!(self.shared.host.target, Target::Pids(_)) && self.shared.processes.values().all(Watched::has_ended)
     }
 
     /// The state of everything watched, now.
@@ -345,34 +386,66 @@ impl Watch {
     pub fn snapshot(&mut self) -> Result<Snapshot, WatchError> {
         self.drain()?;
         // Liveness before counters: a process found ended here has its last counts in them.
-        self.check_on_processes()?;
+        self.shared.check_on_processes()?;
         self.drain()?;
-        let counters = self.kernel.counters()?;
-        self.ledger.apply(&counters);
+        let counters = self.shared.kernel.counters()?;
+        self.shared.ledger.apply(&counters);
         let snapshot = self.take_snapshot(&counters.host_losses);
         self.close_ended()?;
-        self.drop_old()?;
         Ok(snapshot)
     }
 
-    /// The processes under watch.
-    pub(crate) fn processes(&self) -> impl Iterator<Item = (ProcessId, &Watched, Arc<Watchable>)> {
-        self.processes.iter().filter_map(|(id, process)| Some((*id, process, self.finder.binaries.get(process.file)?)))
+    fn close_ended(&mut self) -> Result<(), WatchError> {
+        let Self { shared, fidelity, creation_stacks, .. } = self;
+        let ended = shared.close_ended(|shared, id, process| {
+            let binary = shared.host.binaries.get(process.file)?;
+            let sources = Sources { ledger: &shared.ledger, fidelity, creation_stacks, now: shared.host.now() };
+            Some(Arc::new(sources.process(id, process, &binary)))
+        })?;
+        for id in ended {
+            fidelity.governor.forget(id);
+        }
+        // Processes that the user named are kept for good.
+        if matches!(shared.host.target, Target::Pids(_)) {
+            return Ok(());
+        }
+        let gone = shared.drop_ended(self.config.keep_ended);
+        creation_stacks.retain(|(id, _), _| !gone.contains(id));
+        for file in shared.drop_unused() {
+            fidelity.governor.forget_binary(file);
+            fidelity.time_boxes.remove(file);
+            shared.host.binaries.forget(file);
+        }
+        Ok(())
     }
 
-    pub(crate) fn ledger_of(&self, id: ProcessId) -> ProcessLedger {
-        self.ledger.process(id)
+    /// What may be spent on each process; `None` for whatever it costs.
+    #[must_use]
+    pub fn budget(&self) -> Option<Budget> {
+        self.fidelity.governor.budget()
     }
 
-    pub(crate) fn creation_stack(&self, id: ProcessId, gopc: RuntimeAddr) -> &[RuntimeAddr] {
-        self.creation_stacks.get(&(id, gopc)).map_or(&[], Vec::as_slice)
+    /// Changes what may be spent on each process.
+    pub fn set_budget(&mut self, budget: Option<Budget>) {
+        self.fidelity.set_budget(budget, Instant::now());
+    }
+
+    /// Has the processes of `pid`'s binary recorded as the user says, or (`None`) as the budget allows. A story ends after
+    /// `time`, and is followed by what was before.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError::Kernel`].
+    pub fn pin(&mut self, pid: u32, fidelity: Option<Fidelity>, time: Duration) -> Result<Pinned, WatchError> {
+        let (pinned, forgotten) = self.fidelity.pin(&mut self.shared, pid, fidelity, time)?;
+        self.audit_again(forgotten);
+        Ok(pinned)
     }
 
     /// Go processes of the target that cannot be watched.
     pub fn refused(&self) -> impl Iterator<Item = (Identity, &Refused)> {
-        self.finder
-            .refused
-            .iter()
+        let refused = self.shared.host.refused.iter();
+        refused
             .filter(|(_, refused)| !matches!(refused.why, Refusal::NotGo))
             .map(|(identity, refused)| (*identity, refused))
     }
@@ -381,10 +454,10 @@ impl Watch {
 impl Drop for Watch {
     /// Takes all probes off before the programs go, so that no process is left with one.
     fn drop(&mut self) {
-        for probes in self.probes.values_mut() {
-            probes.take_off(&mut self.kernel);
+        for probes in self.shared.probes.values_mut() {
+            probes.take_off(&mut self.shared.kernel);
         }
         // Dropping waits until they are gone.
-        self.probes.clear();
+        self.shared.probes.clear();
     }
 }

@@ -2,53 +2,65 @@
 //! go by itself.
 
 use std::{
+    fs::File,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use parkranger_common::probe::{Event, ProbeWord};
 
-use super::Watchable;
 use crate::{
     governor::Fidelity,
-    kernel::{Attachment, Kernel, KernelError, Removal, attach::Probe},
+    kernel::{Attach, KernelError, attach::Probe},
     ledger::{Counted, Recording},
 };
 
+/// The probes of one binary as the kernel takes them.
+pub struct ProbeSet {
+    /// The file they go into.
+    pub file: Arc<File>,
+    /// The binary's part of every probe's word.
+    pub word: ProbeWord,
+    /// Births, parks, exits.
+    pub probes: Vec<Probe>,
+    /// Those of a story, beside them; or why none can be told.
+    pub story: Result<Vec<Probe>, String>,
+}
+
 /// What is attached to one binary, and what is on its way out.
-pub(super) struct Probes {
-    binary: Arc<Watchable>,
+pub(super) struct Probes<K: Attach> {
+    set: Arc<ProbeSet>,
     /// The binary's path, for errors and logs.
     pub(super) name: String,
-    /// Whether processes that the agent has not listed are counted.
+    /// True where processes that the agent has not listed are counted.
     adopt: bool,
-    lives: Option<Attachment>,
-    parks: Option<Attachment>,
-    story: Option<Attachment>,
-    leaving: Vec<Removal>,
+    lives: Option<K::Attachment>,
+    parks: Option<K::Attachment>,
+    story: Option<K::Attachment>,
+    leaving: Vec<K::Removal>,
     /// What was placed last.
     fidelity: Fidelity,
-    /// The window in which events are sampled.
-    pub(super) sample: Sample,
+    /// When the slices of sampling are.
+    pub(super) slices: Slices,
     /// When the last process went; the probes go some time later.
     pub(super) unused_since: Option<Instant>,
 }
 
-/// Whether events are counted in windows, and when.
+/// The slices of time in which sampled events are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sample {
-    /// They are not.
-    Never,
-    /// The next window begins then.
-    At(Instant),
-    /// One has begun then.
-    Since(Instant),
+pub(super) enum Slices {
+    /// Nothing is sampled.
+    None,
+    /// The next slice begins then.
+    NextAt(Instant),
+    /// A slice has begun then.
+    OpenSince(Instant),
 }
 
-impl Probes {
-    pub(super) fn new(binary: Arc<Watchable>, name: String, adopt: bool) -> Self {
+impl<K: Attach> Probes<K> {
+    pub(super) fn new(set: Arc<ProbeSet>, name: String, adopt: bool) -> Self {
         Self {
-            binary,
+            set,
             name,
             adopt,
             lives: None,
@@ -56,27 +68,27 @@ impl Probes {
             story: None,
             leaving: Vec::new(),
             fidelity: Fidelity::Census,
-            sample: Sample::Never,
+            slices: Slices::None,
             unused_since: None,
         }
     }
 
     /// What is counted.
     pub(super) fn recording(&self) -> Recording {
-        let counted = |in_windows: bool, attachment: &Option<Attachment>| match attachment {
-            _ if in_windows => Counted::InWindows,
+        let counted = |in_slices: bool, attachment: &Option<K::Attachment>| match attachment {
+            _ if in_slices => Counted::InSlices,
             Some(_) => Counted::All,
             None => Counted::None,
         };
         Recording {
             lives: counted(self.fidelity == Fidelity::Sparse, &self.lives),
-            parks: counted(self.fidelity.has_windows(), &self.parks),
+            parks: counted(self.fidelity.is_sampled(), &self.parks),
         }
     }
 
     /// Places what `fidelity` takes, and takes off what it does not. What is to be sampled is left as it is: probes that
-    /// are there serve for the first window.
-    pub(super) fn place(&mut self, fidelity: Fidelity, kernel: &mut Kernel) -> Result<(), KernelError> {
+    /// are there serve for the first slice.
+    pub(super) fn place(&mut self, fidelity: Fidelity, kernel: &mut K) -> Result<(), KernelError> {
         self.fidelity = fidelity;
         if fidelity < Fidelity::Story {
             self.take_story_off(kernel);
@@ -93,106 +105,106 @@ impl Probes {
         if fidelity >= Fidelity::Full { self.place_parks(kernel) } else { Ok(()) }
     }
 
-    /// Has waits and lives timed.
-    pub(super) fn place_story(&mut self, kernel: &mut Kernel) -> Result<(), String> {
+    /// Places the probes that time waits and lives.
+    pub(super) fn place_story(&mut self, kernel: &mut K) -> Result<(), String> {
         if self.story.is_none() {
-            let probes = self.binary.story.as_ref().map_err(Clone::clone)?;
+            let probes = self.set.story.as_ref().map_err(Clone::clone)?;
             self.leaving.clear();
-            let placed = kernel.attach_story(&self.binary.file, &self.name, probes);
+            let placed = kernel.attach_story(&self.set.file, &self.name, probes);
             self.story = Some(placed.map_err(|error| error.to_string())?);
         }
         Ok(())
     }
 
-    /// Whether they are.
+    /// True while waits and lives are timed.
     pub(super) fn tells_story(&self) -> bool {
         self.story.is_some()
     }
 
     /// The binary's part of every probe's word.
     pub(super) fn word(&self) -> ProbeWord {
-        self.binary.word
+        self.set.word
     }
 
-    /// Whether what is sampled is counted now.
-    pub(super) fn have_window(&self) -> bool {
+    /// True where what is sampled is counted now.
+    pub(super) fn count_all(&self) -> bool {
         self.parks.is_some() && self.lives.is_some()
     }
 
-    /// Whether no window is open.
-    pub(super) fn sample_is_closed(&self) -> bool {
-        !matches!(self.sample, Sample::Since(_))
+    /// True where no slice is open.
+    pub(super) fn slice_is_closed(&self) -> bool {
+        !matches!(self.slices, Slices::OpenSince(_))
     }
 
-    /// Has everything counted for a window.
-    pub(super) fn open_window(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
+    /// Has everything counted for a slice.
+    pub(super) fn open_slice(&mut self, kernel: &mut K) -> Result<(), KernelError> {
         self.place_lives(kernel)?;
         self.place_parks(kernel)
     }
 
-    /// The window is over.
-    pub(super) fn close_window(&mut self, kernel: &mut Kernel) {
+    /// Takes off what was placed for a slice.
+    pub(super) fn close_slice(&mut self, kernel: &mut K) {
         self.take_parks_off(kernel);
         if self.fidelity == Fidelity::Sparse {
             self.take_lives_off(kernel);
         }
     }
 
-    fn place_lives(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
+    fn place_lives(&mut self, kernel: &mut K) -> Result<(), KernelError> {
         if self.lives.is_none() {
             self.lives = Some(self.attach(kernel, |event| event != Event::Park)?);
         }
         Ok(())
     }
 
-    fn place_parks(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
+    fn place_parks(&mut self, kernel: &mut K) -> Result<(), KernelError> {
         if self.parks.is_none() {
             self.parks = Some(self.attach(kernel, |event| event == Event::Park)?);
         }
         Ok(())
     }
 
-    fn attach(&mut self, kernel: &mut Kernel, wanted: fn(Event) -> bool) -> Result<Attachment, KernelError> {
+    fn attach(&mut self, kernel: &mut K, wanted: fn(Event) -> bool) -> Result<K::Attachment, KernelError> {
         // What is still on its way out would count a second time. Dropping waits.
         self.leaving.clear();
         let probes: Vec<Probe> =
-            self.binary.probes.iter().map(|probe| Probe { word: probe.word.adopt(self.adopt), ..*probe }).collect();
+            self.set.probes.iter().map(|probe| Probe { word: probe.word.adopt(self.adopt), ..*probe }).collect();
         kernel.accept(&self.name, &probes)?;
         let probes: Vec<Probe> = probes.into_iter().filter(|probe| wanted(probe.event)).collect();
-        kernel.attach(&self.binary.file, &self.name, &probes)
+        kernel.attach(&self.set.file, &self.name, &probes)
     }
 
     /// Takes everything off.
-    pub(super) fn take_off(&mut self, kernel: &mut Kernel) {
+    pub(super) fn take_off(&mut self, kernel: &mut K) {
         self.take_story_off(kernel);
         self.take_parks_off(kernel);
         self.take_lives_off(kernel);
     }
 
-    fn take_story_off(&mut self, kernel: &mut Kernel) {
+    fn take_story_off(&mut self, kernel: &mut K) {
         self.leaving.extend(self.story.take().map(|story| kernel.take_off(story)));
     }
 
-    fn take_lives_off(&mut self, kernel: &mut Kernel) {
+    fn take_lives_off(&mut self, kernel: &mut K) {
         self.leaving.extend(self.lives.take().map(|lives| kernel.take_off(lives)));
     }
 
-    fn take_parks_off(&mut self, kernel: &mut Kernel) {
+    fn take_parks_off(&mut self, kernel: &mut K) {
         self.leaving.extend(self.parks.take().map(|parks| kernel.take_off(parks)));
     }
 
-    /// Whether no probe is left of those that were taken off.
+    /// True once no probe is left of those that were taken off.
     pub(super) fn are_settled(&mut self) -> bool {
-        self.leaving.retain(|removal| !removal.is_done());
+        self.leaving.retain(|removal| !K::is_removed(removal));
         self.leaving.is_empty()
     }
 
-    /// When the sampling has something to do.
+    /// When a slice, `length` long, is to be opened or closed next.
     pub(super) fn next(&self, length: Duration) -> Option<Instant> {
-        match self.sample {
-            Sample::Never => None,
-            Sample::At(at) => Some(at),
-            Sample::Since(since) => Some(since + length),
+        match self.slices {
+            Slices::None => None,
+            Slices::NextAt(at) => Some(at),
+            Slices::OpenSince(since) => Some(since + length),
         }
     }
 }

@@ -12,22 +12,26 @@
 use tracing::{debug, info};
 
 use super::{
-    Found, Refusal, Refused, Watch, WatchError,
+    Found, Refusal, Refused, WatchError,
     code::{Instruction, Reader, breakpoints},
-    finding::Fresh,
+    finding::{Finder, Fresh},
     probes::Probes,
+    shared::Shared,
 };
-use crate::host::{FileId, Identity};
+use crate::{
+    host::{FileId, Identity},
+    kernel::{Attach, Count},
+};
 
 type Processes = Vec<(Identity, Found)>;
 
-impl Watch {
+impl<K: Attach + Count> Shared<K, Finder> {
     /// Puts processes of a file that is another one by name only to those of the other.
     pub(super) fn settle_files(&mut self, fresh: Fresh) -> Result<Fresh, WatchError> {
         let mut settled = Fresh::new();
         let mut supposed: Vec<(FileId, FileId, Processes)> = Vec::new();
         for (file, processes) in fresh {
-            match self.finder.binaries.supposed_to_be(file) {
+            match self.host.binaries.supposed_to_be(file) {
                 Some(other) => supposed.push((file, other, processes)),
                 None => settled.entry(file).or_default().extend(processes),
             }
@@ -38,11 +42,11 @@ impl Watch {
             for (file, same, processes) in self.are_one(other, group)? {
                 if same {
                     debug!("{file:?} is {other:?} to the kernel");
-                    self.finder.binaries.merge(file, other);
+                    self.host.binaries.merge(file, other);
                     self.enlist(other, processes, &mut settled);
                     continue;
                 }
-                match self.finder.binaries.set_apart(file) {
+                match self.host.binaries.set_apart(file) {
                     // It may be one with yet another file.
                     Ok(Some(another)) => supposed.push((file, another, processes)),
                     Ok(None) => self.enlist(file, processes, &mut settled),
@@ -61,7 +65,7 @@ impl Watch {
     fn refuse_found(&mut self, processes: Processes, why: &Refusal) {
         for (identity, found) in processes {
             info!("process {} ({}) cannot be watched: {why}", identity.pid, found.exe.display());
-            self.finder.refused.insert(identity, Refused::new(found.exe, why.clone()));
+            self.host.refused.insert(identity, Refused::new(found.exe, why.clone()));
         }
     }
 
@@ -71,7 +75,7 @@ impl Watch {
         other: FileId,
         files: Vec<(FileId, FileId, Processes)>,
     ) -> Result<Vec<(FileId, bool, Processes)>, WatchError> {
-        let Some(binary) = self.finder.binaries.get(other) else {
+        let Some(binary) = self.host.binaries.get(other) else {
             return Ok(files.into_iter().map(|(file, _, processes)| (file, false, processes)).collect());
         };
         let mut answers = Vec::new();
@@ -81,7 +85,7 @@ impl Watch {
             for (identity, _) in &processes {
                 // The kernel side adopted it through the other's probes.
                 let listed = self.kernel.watched(identity.pid)?;
-                adopted |= listed.is_some_and(|listed| listed.is_of(binary.word.binary()));
+                adopted |= listed.is_some_and(|listed| listed.is_of(binary.set.word.binary()));
             }
             if adopted { answers.push((file, true, processes)) } else { open.push((file, processes)) }
         }
@@ -93,7 +97,7 @@ impl Watch {
     /// Puts a breakpoint into `other`, and looks for it in one process of each file.
     fn marked(&mut self, other: FileId, files: &[(FileId, Processes)]) -> Vec<bool> {
         let nothing = vec![false; files.len()];
-        let Some(binary) = self.finder.binaries.get(other) else { return nothing };
+        let Some(binary) = self.host.binaries.get(other) else { return nothing };
         let Ok(point) = &binary.plan.run else { return nothing };
         if files.is_empty() || self.probes.get(&other).is_some_and(Probes::tells_story) {
             // A story has its own breakpoint there.
@@ -103,7 +107,7 @@ impl Watch {
             .iter()
             .map(|(_, processes)| {
                 let (identity, found) = processes.first()?;
-                let bias = found.bias(&self.finder.proc, identity.pid, &binary).ok()?;
+                let bias = found.bias(&self.host.proc, identity.pid, &binary).ok()?;
                 let instruction = Instruction { offset: point.offset, address: bias.to_runtime(point.address) };
                 let witness = bias.to_runtime(binary.understood.binary.function_table_address());
                 Some(Reader { identity: *identity, witness, instruction })
@@ -112,15 +116,15 @@ impl Watch {
         let known: Vec<Reader> = readers.iter().flatten().copied().collect();
         // Marks of earlier questions: dropping waits until they are gone.
         self.marks.clear();
-        let before = breakpoints(&self.finder.proc, &binary.file, &known);
-        let mark = match self.kernel.mark(&binary.file, &point.function, point.offset) {
+        let before = breakpoints(&self.host.proc, &binary.set.file, &known);
+        let mark = match self.kernel.mark(&binary.set.file, &point.function, point.offset) {
             Ok(mark) => mark,
             Err(error) => {
                 debug!("{other:?}: {error}");
                 return nothing;
             }
         };
-        let after = breakpoints(&self.finder.proc, &binary.file, &known);
+        let after = breakpoints(&self.host.proc, &binary.set.file, &known);
         self.marks.push(self.kernel.take_off(mark));
         let mut came_up =
             before.into_iter().zip(after).map(|(before, after)| before == Some(false) && after == Some(true));

@@ -1,6 +1,10 @@
 //! One moment of the watch with names instead of addresses: what every view and export is made from.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use parkranger_common::{
     counts::ProcessId,
@@ -8,11 +12,13 @@ use parkranger_common::{
     story::{Histogram, Spent},
 };
 
-use super::{Watch, Watchable, Watched, binaries::SiteNames, story::Telling};
+use super::{
+    CreationStacks, Watch, Watchable, binaries::SiteNames, fidelity::FidelityControl, shared::Watched, stories::Telling,
+};
 use crate::{
     address::RuntimeAddr,
-    governor::{Budget, Governed},
-    ledger::{Audits, Missing, ProcessLedger, Site, Tally},
+    governor::{Budget, FidelityReport},
+    ledger::{Audits, Ledger, Missing, ProcessLedger, Site, Tally},
     runtime::{LayoutSource, is_system_goroutine},
     symbols::Frame,
 };
@@ -52,7 +58,7 @@ pub struct ProcessSnapshot {
     /// They are those of an older Go than the process's.
     pub layout_is_older: bool,
     /// What is recorded of it now, what that costs it, and how often that changed.
-    pub governed: Governed,
+    pub governed: FidelityReport,
     /// What was not recorded since the attach.
     pub missing: Missing,
     /// Whether `live` has every goroutine, also those older than the attach.
@@ -146,12 +152,22 @@ pub const C_THREAD: &str = "C thread";
 /// `runtime.main` is the first goroutine of every process: whoever saw its birth saw all births.
 const FIRST_GOROUTINE: &str = "runtime.main";
 
+/// What snapshots are made of.
+pub(super) struct Sources<'a> {
+    pub(super) ledger: &'a Ledger,
+    pub(super) fidelity: &'a FidelityControl,
+    pub(super) creation_stacks: &'a CreationStacks,
+    pub(super) now: Instant,
+}
+
 impl Watch {
     pub(super) fn take_snapshot(&self, host_losses: &[u64; HostLoss::COUNT]) -> Snapshot {
-        let snapshot = |(id, process, binary): (ProcessId, &Watched, Arc<Watchable>)| {
-            process.last.clone().unwrap_or_else(|| Arc::new(self.snapshot_process(id, process, &binary)))
+        let sources = self.sources();
+        let snapshot = |(id, process): (&ProcessId, &Watched)| {
+            let made = || Some(Arc::new(sources.process(*id, process, &*self.shared.host.binaries.get(process.file)?)));
+            process.last.clone().or_else(made)
         };
-        let mut processes: Vec<Arc<ProcessSnapshot>> = self.processes().map(snapshot).collect();
+        let mut processes: Vec<Arc<ProcessSnapshot>> = self.shared.processes.iter().filter_map(snapshot).collect();
         processes.sort_by_key(|process| (process.pid, process.start_time, process.id));
         let losses = HostLoss::ALL
             .iter()
@@ -162,8 +178,19 @@ impl Watch {
         Snapshot { time: SystemTime::now(), processes, refused, losses, budget: self.budget() }
     }
 
-    pub(super) fn snapshot_process(&self, id: ProcessId, process: &Watched, binary: &Watchable) -> ProcessSnapshot {
-        let ledger = self.ledger_of(id);
+    fn sources(&self) -> Sources<'_> {
+        Sources {
+            ledger: &self.shared.ledger,
+            fidelity: &self.fidelity,
+            creation_stacks: &self.creation_stacks,
+            now: Instant::now(),
+        }
+    }
+}
+
+impl Sources<'_> {
+    pub(super) fn process(&self, id: ProcessId, process: &Watched, binary: &Watchable) -> ProcessSnapshot {
+        let ledger = self.ledger.process(id);
         let (births, exits, parks) = ledger.totals();
         let mut sites: Vec<SiteSnapshot> = ledger
             .sites
@@ -172,8 +199,10 @@ impl Watch {
                 let names =
                     binary.site_names(process.bias.to_virt(site.gopc), process.bias.to_virt_or_zero(site.startpc));
                 let stack = self
-                    .creation_stack(id, site.gopc)
-                    .iter()
+                    .creation_stacks
+                    .get(&(id, site.gopc))
+                    .into_iter()
+                    .flatten()
                     .flat_map(|address| binary.frames(process.bias.to_virt(*address)))
                     // The stack begins inside the runtime's own part of the `go` statement and ends in every
                     // goroutine's root.
@@ -202,7 +231,7 @@ impl Watch {
             layout_is_older: matches!(binary.understood.layout.source, LayoutSource::NewestKnown { .. }),
             baseline,
             audits: ledger.audits,
-            governed: self.governed(id, process),
+            governed: self.fidelity.report(id, process),
             missing: ledger.missing,
             ended: process.has_ended(),
             births,
@@ -221,7 +250,11 @@ impl Watch {
                 .collect(),
             sites,
             stack_bytes: process.stacks.as_ref().map(|stacks| stacks.total),
-            story: self.telling(id).map(|telling| Box::new(story_snapshot(telling, &ledger, binary))),
+            story: self
+                .fidelity
+                .time_boxes
+                .telling(process, self.now)
+                .map(|telling| Box::new(story_snapshot(telling, &ledger, binary))),
         }
     }
 }
@@ -361,7 +394,7 @@ pub(crate) mod testing {
             layout_is_older: false,
             baseline: true,
             audits: Audits::default(),
-            governed: Governed { fidelity: Fidelity::Full, cost: None, steps: 0 },
+            governed: FidelityReport { fidelity: Fidelity::Full, cost: None, steps: 0 },
             missing: Missing::default(),
             ended: false,
             births: sites.iter().map(|site| site.2).sum(),

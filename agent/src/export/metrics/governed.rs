@@ -40,7 +40,7 @@ impl Governed {
         }
         self.uncounted.add(with("events", "births_exits"), process.missing.lives_for.as_secs_f64());
         self.uncounted.add(with("events", "parks"), process.missing.parks_for.as_secs_f64());
-        if let Some(share) = process.missing.window_share {
+        if let Some(share) = process.missing.slice_share {
             self.window.add(own.to_vec(), share);
         }
     }

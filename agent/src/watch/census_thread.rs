@@ -1,4 +1,4 @@
-//! The thread that reads the memory of one process for one window: first its goroutines, then the stocks of goids that
+//! The thread that reads the memory of one process for one audit: first its goroutines, then the stocks of goids that
 //! are asked for.
 //!
 //! A process can make a read of its memory hang for ever (userfaultfd, FUSE). Nobody waits for this thread: whoever asked
@@ -16,8 +16,9 @@ use std::{
 use tracing::debug;
 
 use super::{
-    Watchable, Watched,
+    Watchable,
     code::{Instruction, has_breakpoint},
+    shared::{CensusInProgress, Watched},
     stacks::StackBytes,
 };
 use crate::{
@@ -31,11 +32,11 @@ use crate::{
 /// `goidcache` and `goidcacheend` of processors.
 pub(super) type Stocks = HashMap<RuntimeAddr, (u64, u64)>;
 
-/// Every goroutine of a census.
-pub(super) struct Found {
+/// What a census found.
+pub(super) struct Findings {
     /// Goid and site.
     pub(super) goroutines: Vec<(u64, Site)>,
-    /// Whether no struct was left out.
+    /// True where no struct was left out.
     pub(super) complete: bool,
     /// Memory of their stacks.
     pub(super) stacks: StackBytes,
@@ -44,20 +45,18 @@ pub(super) struct Found {
 }
 
 /// The other end of the thread.
-pub(super) struct Worker {
-    census: Receiver<Result<Found, CensusError>>,
+pub(super) struct CensusThread {
+    census: Receiver<Result<Findings, CensusError>>,
     ask: Sender<Vec<RuntimeAddr>>,
     stocks: Receiver<Stocks>,
 }
 
-impl Worker {
-    /// Begins to read. `goidcache` is its offset in `p`; `probed` are the instructions that must have a breakpoint. `None`
-    /// where there can be no more threads.
+impl CensusThread {
+    /// Begins to read. `probed` are the instructions that must have a breakpoint. `None` where there can be no more threads.
     pub(super) fn start(
         proc: &Proc,
         process: &Watched,
         binary: &Arc<Watchable>,
-        goidcache: u64,
         probed: Vec<Instruction>,
     ) -> Option<Self> {
         let (census_sender, census) = channel();
@@ -68,7 +67,7 @@ impl Worker {
             identity: process.identity,
             bias: process.bias,
             binary: Arc::clone(binary),
-            goidcache,
+            goidcache: process.goids.goidcache,
             probed,
         };
         let started = thread::Builder::new()
@@ -83,19 +82,18 @@ impl Worker {
             }
         }
     }
+}
 
-    /// The goroutines, once they are there.
-    pub(super) fn census(&self) -> Result<Result<Found, CensusError>, TryRecvError> {
+impl CensusInProgress for CensusThread {
+    fn census(&self) -> Result<Result<Findings, CensusError>, TryRecvError> {
         self.census.try_recv()
     }
 
-    /// Asks for the stocks of processors. Whether there is anyone to ask.
-    pub(super) fn ask(&self, processors: Vec<RuntimeAddr>) -> bool {
+    fn ask(&self, processors: Vec<RuntimeAddr>) -> bool {
         self.ask.send(processors).is_ok()
     }
 
-    /// The stocks asked for, once they are there. What could not be read is missing.
-    pub(super) fn stocks(&self) -> Result<Stocks, TryRecvError> {
+    fn stocks(&self) -> Result<Stocks, TryRecvError> {
         self.stocks.try_recv()
     }
 }
@@ -112,7 +110,7 @@ struct Job {
 impl Job {
     fn run(
         self,
-        census: &Sender<Result<Found, CensusError>>,
+        census: &Sender<Result<Findings, CensusError>>,
         asked: &Receiver<Vec<RuntimeAddr>>,
         stocks: &Sender<Stocks>,
     ) {
@@ -140,18 +138,18 @@ impl Job {
         }
     }
 
-    fn goroutines(&self, memory: &ProcessMemory) -> Result<Found, CensusError> {
+    fn goroutines(&self, memory: &ProcessMemory) -> Result<Findings, CensusError> {
         let (binary, layout) = (Arc::clone(&self.binary.understood.binary), self.binary.understood.layout.clone());
         let runtime = Runtime::find(memory, binary, self.bias, layout)?;
         let census = runtime.census(memory, Detail::default())?;
         let goroutines = census.goroutines.iter();
         let mut breakpoints_missing = 0;
         for instruction in &self.probed {
-            if !has_breakpoint(memory, &self.binary.file, *instruction)? {
+            if !has_breakpoint(memory, &self.binary.set.file, *instruction)? {
                 breakpoints_missing += 1;
             }
         }
-        Ok(Found {
+        Ok(Findings {
             breakpoints_missing,
             goroutines: goroutines.map(|goroutine| (goroutine.goid, census.origin(goroutine).into())).collect(),
             complete: census.unsettled.is_complete(),
