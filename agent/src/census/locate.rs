@@ -192,6 +192,11 @@ impl<M: Memory> Search<'_, M> {
 }
 
 impl AllGs {
+    /// Where the number of goroutine structs is: the length of the slice.
+    pub(super) fn length_address(&self) -> RuntimeAddr {
+        RuntimeAddr(self.slice.0.saturating_add(8))
+    }
+
     /// The addresses of all goroutine structs there are now.
     pub(super) fn slots(&self, memory: &impl Memory) -> Result<Vec<RuntimeAddr>, CensusError> {
         for _ in 0..TRIES {

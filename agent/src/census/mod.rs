@@ -185,6 +185,12 @@ impl Runtime {
         Ok(Self { allgs: allgs?, binary, bias, layout })
     }
 
+    /// Where the runtime keeps the number of its goroutine structs.
+    #[must_use]
+    pub fn struct_count_address(&self) -> RuntimeAddr {
+        self.allgs.length_address()
+    }
+
     /// Reads all goroutines.
     ///
     /// # Errors

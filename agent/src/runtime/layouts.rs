@@ -26,6 +26,9 @@ pub(super) struct Row {
     pub(super) gc_controller: [u32; 4],
     /// `struct schedt`: `mnext`, `nmfreed`, `npidle`, the size of the run queue, size.
     pub(super) sched: [u32; 5],
+    /// `struct schedt`: `goidgen`, `ngsys`, the sizes of its one or two lists of free goroutines (the second is 0 where there is
+    /// one); `struct p`: the size of its list of free goroutines.
+    pub(super) goroutine_counts: [u32; 5],
     /// `struct moduledata`: `minpc`, `maxpc`, `text`, `gofunc`. For the check of what [`crate::binary`] goes by.
     pub(super) moduledata: [u32; 4],
 }

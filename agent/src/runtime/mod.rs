@@ -7,6 +7,7 @@
 
 pub(crate) mod code;
 mod dwarf_layout;
+mod goroutine_totals;
 mod layout;
 mod layouts;
 mod number_places;
@@ -20,6 +21,7 @@ mod tests;
 mod wait_reasons;
 pub(crate) mod waiting;
 
+pub use goroutine_totals::GoroutineTotals;
 pub use layout::{Layout, LayoutError, LayoutSource};
 pub use number_places::NumberPlaces;
 pub use numbers::{LocalQueues, Numbers};

@@ -32,6 +32,22 @@ pub struct NumberPlaces {
     pub(super) gomaxprocs: Option<VirtAddr>,
     /// `allp`, and where in a `p` its queue is: `p.goidcache`, which is in front of it.
     pub(super) allp: Option<(VirtAddr, u64)>,
+    /// What goroutines are counted by.
+    pub(super) goroutines: Option<GoroutineCountPlaces>,
+}
+
+/// Where a runtime counts its goroutines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GoroutineCountPlaces {
+    /// `sched.goidgen`, `sched.ngsys`.
+    pub(super) sched: [VirtAddr; 2],
+    /// The sizes of `sched`'s lists of free goroutines.
+    pub(super) free: Vec<VirtAddr>,
+    pub(super) allp: VirtAddr,
+    /// Offset of `p.goidcache`, with `p.goidcacheend` behind it.
+    pub(super) goidcache: u64,
+    /// Offset of the size of a `p`'s list of free goroutines.
+    pub(super) p_free: u64,
 }
 
 /// The variables, as addresses.
@@ -85,7 +101,16 @@ impl Variables {
         let [mnext, nmfreed, npidle, queue, _] = row.sched;
         let [_, goidcache] = row.goid_stock;
         let field = |variable: u64, offset: u32| VirtAddr(variable.saturating_add(u64::from(offset)));
+        let [goidgen, ngsys, free, free_without_stack, p_free] = row.goroutine_counts;
+        let goroutines = self.sched.zip(self.allp).map(|(sched, allp)| GoroutineCountPlaces {
+            sched: [goidgen, ngsys].map(|offset| field(sched, offset)),
+            free: [free, free_without_stack].into_iter().filter(|at| *at > 0).map(|at| field(sched, at)).collect(),
+            allp: VirtAddr(allp),
+            goidcache: u64::from(goidcache),
+            p_free: u64::from(p_free),
+        });
         NumberPlaces {
+            goroutines,
             memstats: self.memstats.map(|at| [pause_total, cycles].map(|offset| field(at, offset))),
             controller: self.controller.map(|at| [heap_goal, heap_live].map(|offset| field(at, offset))),
             sched: self.sched.map(|at| [mnext, nmfreed, npidle, queue].map(|offset| field(at, offset))),

@@ -15,6 +15,7 @@ pub(super) static ROWS: [Row; 10] = [
         mstats: [3600, 7704, 13512],
         gc_controller: [104, 136, 424, 424],
         sched: [48, 64, 88, 112, 6080],
+        goroutine_counts: [0, 72, 176, 0, 2472],
         moduledata: [160, 168, 176, 304],
     },
     Row {
@@ -27,6 +28,7 @@ pub(super) static ROWS: [Row; 10] = [
         mstats: [3600, 7704, 13512],
         gc_controller: [104, 136, 424, 424],
         sched: [48, 64, 88, 112, 6080],
+        goroutine_counts: [0, 72, 176, 0, 2472],
         moduledata: [160, 168, 176, 304],
     },
     // No toolchain to be had: its neighbour's, proved by the memory of programs built by it.
@@ -40,6 +42,7 @@ pub(super) static ROWS: [Row; 10] = [
         mstats: [3600, 7704, 13512],
         gc_controller: [104, 136, 424, 424],
         sched: [48, 64, 88, 112, 6080],
+        goroutine_counts: [0, 72, 176, 0, 2472],
         moduledata: [160, 168, 176, 304],
     },
     Row {
@@ -52,6 +55,7 @@ pub(super) static ROWS: [Row; 10] = [
         mstats: [3600, 7704, 9040],
         gc_controller: [72, 104, 392, 456],
         sched: [48, 64, 88, 120, 1632],
+        goroutine_counts: [0, 72, 184, 0, 2472],
         moduledata: [160, 168, 176, 320],
     },
     Row {
@@ -64,6 +68,7 @@ pub(super) static ROWS: [Row; 10] = [
         mstats: [3600, 7704, 7744],
         gc_controller: [72, 104, 392, 456],
         sched: [48, 64, 88, 120, 6824],
+        goroutine_counts: [0, 72, 184, 0, 2472],
         moduledata: [160, 168, 176, 320],
     },
     Row {
@@ -76,6 +81,7 @@ pub(super) static ROWS: [Row; 10] = [
         mstats: [3600, 7704, 7744],
         gc_controller: [72, 104, 392, 456],
         sched: [48, 64, 88, 120, 6824],
+        goroutine_counts: [0, 72, 184, 0, 2464],
         moduledata: [160, 168, 176, 320],
     },
     Row {
@@ -88,6 +94,7 @@ pub(super) static ROWS: [Row; 10] = [
         mstats: [3600, 7704, 7744],
         gc_controller: [72, 104, 392, 456],
         sched: [48, 64, 88, 120, 6824],
+        goroutine_counts: [0, 72, 184, 0, 2464],
         moduledata: [160, 168, 176, 320],
     },
     Row {
@@ -100,6 +107,7 @@ pub(super) static ROWS: [Row; 10] = [
         mstats: [3576, 7680, 8264],
         gc_controller: [72, 104, 392, 456],
         sched: [56, 72, 96, 128, 6848],
+        goroutine_counts: [0, 80, 184, 200, 2464],
         moduledata: [160, 168, 176, 320],
     },
     Row {
@@ -112,6 +120,7 @@ pub(super) static ROWS: [Row; 10] = [
         mstats: [3576, 7680, 10440],
         gc_controller: [72, 104, 392, 456],
         sched: [72, 88, 112, 144, 6872],
+        goroutine_counts: [0, 96, 200, 216, 2472],
         moduledata: [160, 168, 176, 320],
     },
     Row {
@@ -124,6 +133,7 @@ pub(super) static ROWS: [Row; 10] = [
         mstats: [3576, 7680, 10440],
         gc_controller: [72, 104, 392, 456],
         sched: [72, 88, 112, 144, 6872],
+        goroutine_counts: [0, 96, 200, 216, 2472],
         moduledata: [160, 168, 176, 344],
     },
 ];

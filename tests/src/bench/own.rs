@@ -76,16 +76,16 @@ impl Variant for Own {
         // Each attachment is a run of its own in the counters.
         self.runs += 1;
         let id = ProcessId::new(target.pid, self.runs << 20);
-        self.kernel.list(Process { id, word: binary.word.0 })?;
-        let probes: Vec<Probe> = binary.probes.iter().filter(|probe| probe.event == event).copied().collect();
+        self.kernel.list(Process { id, word: binary.set.word.0 })?;
+        let probes: Vec<Probe> = binary.set.probes.iter().filter(|probe| probe.event == event).copied().collect();
         let name = target.path.display().to_string();
-        let mut attachments = vec![self.kernel.attach(&binary.file, &name, &probes)?];
+        let mut attachments = vec![self.kernel.attach(&binary.set.file, &name, &probes)?];
         if self.program == Program::Story {
-            let story = binary.story.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
+            let story = binary.set.story.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
             let timed = story.iter().filter(|probe| [event, Event::Run].contains(&probe.event));
             let timed: Vec<Probe> = timed.copied().collect();
-            attachments.push(self.kernel.attach_story(&binary.file, &name, &timed)?);
-            self.kernel.begin_story(Story { process: id, word: binary.word.0, since_ns: self.runs, runs: 0 })?;
+            attachments.push(self.kernel.attach_story(&binary.set.file, &name, &timed)?);
+            self.kernel.begin_story(Story { process: id, word: binary.set.word.0, since_ns: self.runs, runs: 0 })?;
         }
         self.attached = Some((attachments, id, event));
         for probe in &probes {

@@ -101,7 +101,7 @@ impl Variant for Raw {
         let file = binaries.understand(Arc::new(File::open(&target.path)?))?;
         let binary = binaries.get(file).context("the target's binary")?;
         let offsets: Vec<u64> =
-            binary.probes.iter().filter(|probe| probe.event == event).map(|probe| probe.offset.0).collect();
+            binary.set.probes.iter().filter(|probe| probe.event == event).map(|probe| probe.offset.0).collect();
         let mut maps = Vec::new();
         let mut code = Code::default();
         for part in &self.parts {

@@ -45,7 +45,7 @@ const SIZE: &str = ".";
 type Column = (&'static str, &'static str, &'static [&'static str]);
 
 /// As in `agent/src/runtime/layouts.rs`, where the fields of `Row` are.
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 9] = [
     (
         "g",
         "runtime.g",
@@ -79,12 +79,15 @@ const COLUMNS: [Column; 8] = [
     ("mstats", "runtime.mstats", &["pause_total_ns", "numgc", SIZE]),
     ("gc_controller", "runtime.gcControllerState", &["gcPercentHeapGoal", "heapLive", SIZE]),
     ("sched", "runtime.schedt", &["mnext", "nmfreed", "npidle", "runq.size|runqsize", SIZE]),
+    // From 1.25 on the free goroutines are two lists that count themselves.
+    ("goroutine_counts", "runtime.schedt", &["goidgen", "ngsys", "gFree.n|gFree.stack.size", "gFree.noStack.size?"]),
     ("moduledata", "runtime.moduledata", &["minpc", "maxpc", "text", "gofunc"]),
 ];
 /// The oldest minor version with a function table of the kind that is read.
 const OLDEST: u32 = 18;
-/// A second struct in a column.
-const GOID_CACHE: (&str, &str) = ("runtime.p", "goidcache");
+/// Fields of `runtime.p` at the end of columns.
+const OF_P: [(&str, &str); 2] = [("goid_stock", "goidcache"), ("goroutine_counts", "gFree.n|gFree.size")];
+const P: &str = "runtime.p";
 /// The size of this one depends on the architecture's cache line: the column has one for each.
 const BY_ARCHITECTURE: &str = "gc_controller";
 
@@ -145,7 +148,7 @@ fn build(paths: &Paths, release: &Release, architecture: &str, name: &str, sourc
 /// Where the fields are, in every file.
 fn read<'f>(paths: &Paths, files: impl Iterator<Item = &'f PathBuf>) -> Result<Fields> {
     let reader = build(paths, &NEWEST, native()?, "reader", READER)?;
-    let structs = COLUMNS.iter().map(|column| column.1).chain([GOID_CACHE.0]).collect::<Vec<_>>().join(",");
+    let structs = COLUMNS.iter().map(|column| column.1).chain([P]).collect::<Vec<_>>().join(",");
     let output = Command::new(reader).arg(structs).args(files).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "the reader of DWARF failed");
     let mut fields = Fields::new();
@@ -195,10 +198,10 @@ fn table(files: &[(&Release, [PathBuf; 2])], fields: &Fields) -> Result<String> 
             if name == BY_ARCHITECTURE {
                 numbers.extend(&other[sized..]);
             }
-            if name == "goid_stock" {
-                let [here, there] = [amd64, arm64].map(|file| column(fields, file, GOID_CACHE.0, &[GOID_CACHE.1]));
+            for (_, field) in OF_P.iter().filter(|(column, _)| *column == name) {
+                let [here, there] = [amd64, arm64].map(|file| column(fields, file, P, &[field]));
                 let (here, there) = (here?, there?);
-                ensure!(here == there, "{} of Go {} differs on arm64", GOID_CACHE.0, release.version());
+                ensure!(here == there, "{P} of Go {} differs on arm64", release.version());
                 numbers.extend(here);
             }
             writeln!(columns, "{name}: {numbers:?},")?;
