@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Result, ensure};
 use parkranger::address::RuntimeAddr;
 use parkranger::export::metrics::{SiteBook, render};
-use parkranger::governor::{Fidelity, Governed};
+use parkranger::governor::{Fidelity, FidelityReport};
 use parkranger::ledger::{Audits, Missing, Site};
 use parkranger::watch::Snapshot;
 use parkranger::watch::snapshot::{ProcessSnapshot, SiteSnapshot};
@@ -91,7 +91,7 @@ fn process(pid: u32, round: u64) -> ProcessSnapshot {
         layout_is_older: false,
         baseline: true,
         audits: Audits::default(),
-        governed: Governed { fidelity: Fidelity::Full, cost: Some(0.001), steps: 0 },
+        governed: FidelityReport { fidelity: Fidelity::Full, cost: Some(0.001), steps: 0 },
         missing: Missing::default(),
         ended: false,
         births: sites.iter().map(|site| site.births).sum(),
