@@ -100,6 +100,11 @@ impl Daemon {
         }
     }
 
+    /// What it said since it was asked last.
+    pub fn said(&self) -> Vec<String> {
+        self.log.try_iter().collect()
+    }
+
     /// `127.0.0.1:PORT`
     pub fn address(&self) -> &str {
         &self.address

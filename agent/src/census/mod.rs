@@ -60,6 +60,9 @@ pub struct Runtime {
     allgs: AllGs,
 }
 
+/// Goroutines that ended, kept of one census.
+pub const MAX_ENDED: usize = 1 << 14;
+
 /// How much is read of each goroutine beside its site and state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Detail {
@@ -155,6 +158,9 @@ pub struct Census {
     pub goroutines: Vec<Goroutine>,
     /// Structs without a goroutine.
     pub vacant: u64,
+    /// Goroutines that ended and whose structs were not used again yet: number and parent's number. At most
+    /// [`MAX_ENDED`], and none before Go 1.21, which does not note parents.
+    pub ended: Vec<(u64, u64)>,
     /// The different stacks.
     pub stacks: Stacks,
     /// The different sets of labels.

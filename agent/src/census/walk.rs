@@ -8,7 +8,7 @@
 use std::time::{Instant, SystemTime};
 
 use super::{
-    Census, CensusError, Detail, Goroutine, Origin, Origins, Runtime, Unsettled,
+    Census, CensusError, Detail, MAX_ENDED, Goroutine, Origin, Origins, Runtime, Unsettled,
     goroutine::{Raw, Slot, Status, run_mark, same_bytes},
     labels::{self, LabelSets, LabelsId},
     running,
@@ -112,6 +112,7 @@ pub(super) fn walk(
             took: start.elapsed(),
             goroutines: Vec::with_capacity(slots.len()),
             vacant: 0,
+            ended: Vec::new(),
             stacks: Stacks::default(),
             labels: LabelSets::default(),
             wait_objects: WaitObjects::default(),
@@ -181,8 +182,11 @@ impl<M: Memory> Walk<'_, M> {
         for (piece, entry) in entries.iter().enumerate() {
             let raw = self.first.get(piece).and_then(|bytes| Raw::parse(bytes, layout));
             let raw = match raw {
-                Some(Raw { slot: Slot::Vacant, .. }) => {
+                Some(Raw { slot: Slot::Vacant, goid, parent, .. }) => {
                     self.census.vacant += 1;
+                    if goid != 0 && parent != 0 && self.census.ended.len() < MAX_ENDED {
+                        self.census.ended.push((goid, parent));
+                    }
                     continue;
                 }
                 Some(raw) if raw.is_at(entry.address) && raw.goid != 0 => raw,

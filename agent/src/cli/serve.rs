@@ -79,6 +79,9 @@ struct Flags {
     /// counting. [default: full]
     #[arg(long, value_enum, value_name = "FIDELITY")]
     fidelity: Option<Fidelity>,
+    /// Time between two censuses of a process that look for leaks, or off. [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    leaks_interval: Option<Leaks>,
     /// How long the last counts of a process that ended are shown. [default: 1m]
     #[arg(long, value_name = "TIME")]
     keep_ended: Option<Span>,
@@ -100,6 +103,33 @@ struct Flags {
     /// Where names of functions and lines come from. [default: auto]
     #[arg(long, value_enum, value_name = "SOURCE")]
     symbols: Option<Symbols>,
+}
+
+/// A time, or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
+struct Leaks(Option<Duration>);
+
+impl FromStr for Leaks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(None)),
+            text => match humantime::parse_duration(text) {
+                Ok(time) if time >= Duration::from_secs(1) => Ok(Self(Some(time))),
+                _ => Err("a time of a second or more, or off".to_owned()),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for Leaks {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
 }
 
 /// A time: 500ms, 5s, 1m.
@@ -181,6 +211,7 @@ impl Flags {
             audit_every: self.audit_every.or(file.audit_every),
             budget: self.budget.or(file.budget),
             fidelity: self.fidelity.or(file.fidelity),
+            leaks_interval: self.leaks_interval.or(file.leaks_interval),
             keep_ended: self.keep_ended.or(file.keep_ended),
             site_series: self.site_series.or(file.site_series),
             max_connections: self.max_connections.or(file.max_connections),
@@ -210,6 +241,7 @@ impl Flags {
             tls,
             allowed_hosts: self.allow_host.clone(),
             interval: self.interval.map_or(Duration::from_secs(5), |span| span.0),
+            leaks_interval: self.leaks_interval.map_or(Some(Duration::from_secs(30)), |leaks| leaks.0),
             target: Target::Host(self.rules.rules()),
             budget: self.budget.unwrap_or_default().0,
             site_series: self.site_series.unwrap_or(60),

@@ -27,6 +27,15 @@ pub struct Watched {
     pub stride: u64,
 }
 
+impl Watched {
+    /// A process of which nothing is known yet.
+    #[must_use]
+    pub fn nothing(pid: u32) -> Self {
+        let (exe, go_version) = (String::new(), String::new());
+        Self { pid, exe, go_version, goroutines: 0, watched: Duration::ZERO, stride: 1 }
+    }
+}
+
 /// Frames of the example that are printed.
 const FRAMES: usize = 12;
 /// Pieces of evidence that are printed.

@@ -57,7 +57,8 @@ pub fn population(dump: &Dump<'_>, main_module: &str, time: Duration) -> Populat
             waits_on: (start, u32::try_from(links.len()).unwrap_or(u32::MAX)),
         });
     }
-    Population { time, main_module: main_module.into(), goroutines, kinds: kinds.into_kinds(), objects, links }
+    let ended = census.ended.clone();
+    Population { time, main_module: main_module.into(), goroutines, ended, kinds: kinds.into_kinds(), objects, links }
 }
 
 /// The calls of a stack as the source has them.

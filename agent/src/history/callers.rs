@@ -3,14 +3,19 @@
 //!
 //! Who waits in `(*Transport).getConn` has one dialled, because none could be used again: that is who leaves bodies open, or
 //! makes transports. Who waits elsewhere in `net/http`'s client only asks.
+//!
+//! Dialling takes a moment, and who does it is seldom seen. But the goroutine that dials is the parent of a connection's, and
+//! when it has ended its struct says for a while whose child it was: that is the goroutine that asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
-    place::{Location, Owner, owner},
-    population::{Kind, Population},
+    place::{Location, Owner, Site, owner, site},
+    population::{Kind, Member, Population},
 };
 
+/// Goroutines that dialled, remembered.
+const MAX_FOUND: usize = 4096;
 /// Lines remembered.
 const MAX_CALLERS: usize = 64;
 
@@ -28,11 +33,16 @@ pub struct Caller {
 pub struct HttpCallers {
     dial: BTreeMap<Caller, u64>,
     ask: BTreeMap<Caller, u64>,
+    /// Sites of goroutines that were found to be the grandparents of connections.
+    grandparents: BTreeMap<Site, u64>,
+    /// Goroutines that dialled, whose parents were found.
+    found: BTreeSet<u64>,
 }
 
 impl HttpCallers {
     /// Takes note of who does so now.
     pub(super) fn note(&mut self, population: &Population) {
+        self.note_grandparents(population);
         let mut by_kind = vec![0u64; population.kinds.len()];
         for member in &population.goroutines {
             if let Some(count) = by_kind.get_mut(member.kind.0 as usize) {
@@ -49,6 +59,47 @@ impl HttpCallers {
                 *seen.entry(caller).or_default() += count;
             }
         }
+    }
+
+    /// Takes note of who asked for the connections there are, where that can still be known.
+    fn note_grandparents(&mut self, population: &Population) {
+        let is_connection: Vec<bool> = population
+            .kinds
+            .iter()
+            .map(|kind| kind.start_function == "net/http.(*persistConn).readLoop")
+            .collect();
+        let connections = population.goroutines.iter().filter(|member| {
+            is_connection.get(member.kind.0 as usize).copied().unwrap_or(false)
+                && member.parent_goid != 0
+                && !self.found.contains(&member.parent_goid)
+        });
+        let dialled: BTreeSet<u64> = connections.map(|member| member.parent_goid).collect();
+        if dialled.is_empty() {
+            return;
+        }
+        let by_goid: HashMap<u64, &Member> = population.goroutines.iter().map(|one| (one.goid, one)).collect();
+        let alive = dialled.iter().filter_map(|goid| Some((*goid, by_goid.get(goid)?.parent_goid)));
+        let ended = population.ended.iter().copied().filter(|(goid, _)| dialled.contains(goid));
+        for (goid, parent) in alive.chain(ended) {
+            let asked = by_goid.get(&parent).and_then(|member| population.kind(member));
+            let Some(site) = asked.map(|kind| site(kind, &population.main_module)) else { continue };
+            if self.found.len() < MAX_FOUND && self.found.insert(goid) {
+                let room = self.grandparents.len() < MAX_CALLERS || self.grandparents.contains_key(&site);
+                if room {
+                    *self.grandparents.entry(site).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// Sites of the goroutines that asked for connections, the most frequent first, with their share.
+    #[must_use]
+    pub fn grandparents(&self) -> Vec<(&Site, f64)> {
+        let all: u64 = self.grandparents.values().sum();
+        let mut ranked: Vec<_> =
+            self.grandparents.iter().map(|(site, seen)| (site, *seen as f64 / all.max(1) as f64)).collect();
+        ranked.sort_by(|one, other| other.1.total_cmp(&one.1));
+        ranked
     }
 
     /// How often somebody was seen to have a connection opened.

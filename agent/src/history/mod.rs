@@ -431,6 +431,11 @@ impl History {
         self.callers.note(population);
     }
 
+    /// Lets go of the last census, which is the largest part; findings can be had again after the next.
+    pub fn forget_latest(&mut self) {
+        self.latest = None;
+    }
+
     /// The goroutines of the last census.
     #[must_use]
     pub fn latest(&self) -> Option<&Arc<Population>> {

@@ -21,6 +21,8 @@ pub struct Population {
     pub main_module: Arc<str>,
     /// The goroutines.
     pub goroutines: Vec<Member>,
+    /// Goroutines that ended lately: number and parent's number; not all of them.
+    pub ended: Vec<(u64, u64)>,
     /// What goroutines share: site, stack, state.
     pub kinds: Vec<Kind>,
     /// Channels and locks that goroutines wait on.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::history::{
     callers::Caller,
-    place::{Owner, Wait, owner},
+    place::{Owner, Site, Wait, owner},
 };
 
 /// The shape. `None` where the goroutines belong to others that speak for them, or are known to be well.
@@ -165,6 +165,16 @@ pub(super) fn blamed(crowd: &Crowd<'_>, pattern: Pattern) -> Vec<(String, f64)> 
         return Vec::new();
     }
     let ranked = crowd.history.callers().ranked();
+    if ranked.is_empty() {
+        // Not the line, but the goroutine it is in.
+        let words = |site: &Site| {
+            let file = site.created_at.file.rsplit('/').next().unwrap_or_default();
+            let function = if site.caller.is_empty() { &site.start_function } else { &site.caller };
+            format!("{function} {file}:{}, where the goroutine was started", site.created_at.line)
+        };
+        let grandparents = crowd.history.callers().grandparents().into_iter();
+        return grandparents.take(MOST).map(|(site, share)| (words(site), share)).collect();
+    }
     let words = |caller: &Caller| match &caller.called_by {
         Some(by) => format!("{}, called by {}", caller.at.short(), by.short()),
         None => caller.at.short(),

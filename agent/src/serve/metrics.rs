@@ -8,7 +8,7 @@ use std::{
 use axum::{extract::State as Extracted, http::StatusCode, response::Response};
 use bytes::Bytes;
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
     core::Collector, process_collector::ProcessCollector,
 };
 use tokio::task::JoinHandle;
@@ -42,7 +42,7 @@ struct Exposition {
 }
 
 impl Metrics {
-    pub(super) fn new(site_series: usize) -> prometheus::Result<Self> {
+    pub(super) fn new(site_series: usize, leaks: IntGaugeVec) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let requests = IntCounterVec::new(
             Opts::new("parkranger_http_requests_total", "Answered requests, by route and status."),
@@ -69,7 +69,7 @@ impl Metrics {
         let info = Opts::new("parkranger_build_info", "The running parkranger; 1.");
         let info = Gauge::with_opts(info.const_label("version", env!("CARGO_PKG_VERSION")))?;
         info.set(1.0);
-        let all: [Box<dyn Collector>; 8] = [
+        let all: [Box<dyn Collector>; 9] = [
             Box::new(requests.clone()),
             Box::new(durations.clone()),
             Box::new(rejected.clone()),
@@ -77,6 +77,7 @@ impl Metrics {
             Box::new(exports.clone()),
             Box::new(series.clone()),
             Box::new(info),
+            Box::new(leaks),
             Box::new(ProcessCollector::for_self()),
         ];
         for collector in all {

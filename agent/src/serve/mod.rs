@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `settings` | what is served where, and within which limits |
 //! | `watcher` | the thread that owns the watch and publishes snapshots |
+//! | `leaks` | findings of leaks, kept up to date from censuses |
 //! | `numbers` | the thread that reads what runtimes say of themselves |
 //! | `listen`, `tls` | sockets ▶ connections, each with time limits |
 //! | `guard` | who may ask: Host header, token |
@@ -22,6 +23,7 @@ mod body;
 mod control;
 mod guard;
 mod health;
+mod leaks;
 mod limits;
 mod listen;
 mod metrics;
@@ -110,6 +112,7 @@ async fn serve(
     let mut watcher = Watcher::start(watch, settings.interval)?;
     let state = Arc::new(State::new(&settings, live, understanding, &watcher)?);
     let numbers = numbers::start(Arc::clone(&state));
+    let leaks = settings.leaks_interval.map(|every| leaks::start(Arc::clone(&state), every));
     let metrics = metrics::start(Arc::clone(&state));
     let exporter = settings.collector.clone().map(|collector| otlp::start(collector, Arc::clone(&state)));
     server.start(&state);
@@ -121,6 +124,9 @@ async fn serve(
     tell(&[NotifyState::Stopping]);
     server.stop().await;
     numbers.abort();
+    if let Some(leaks) = leaks {
+        leaks.abort();
+    }
     metrics.abort();
     if let Some(exporter) = exporter {
         exporter.abort();

@@ -11,7 +11,7 @@ use axum::{
     routing::{MethodRouter, get, put},
 };
 
-use super::{api, control, guard::guard, health, metrics, openapi, pages, problem::Problem, profiles, state::State};
+use super::{api, control, guard::guard, health, leaks, metrics, openapi, pages, problem::Problem, profiles, state::State};
 
 /// All routes.
 pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<State>>)> {
@@ -25,6 +25,7 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<State>>)> {
         ("/api/v1/processes/{pid}/sites", get(api::sites)),
         ("/api/v1/processes/{pid}/fidelity", put(control::fidelity)),
         ("/api/v1/processes/{pid}/goroutines", get(api::goroutines)),
+        ("/api/v1/processes/{pid}/leaks", get(leaks::answer)),
         ("/pids/{pid}/debug/pprof/", get(pages::profiles)),
         ("/pids/{pid}/debug/pprof/goroutine", get(profiles::goroutine)),
         ("/pids/{pid}/debug/pprof/births", get(profiles::births)),

@@ -153,6 +153,8 @@ pub struct Settings {
     pub allowed_hosts: Vec<String>,
     /// Time between two snapshots.
     pub interval: Duration,
+    /// Time between two censuses of a process that look for leaks; `None` for none.
+    pub leaks_interval: Option<Duration>,
     /// Which processes are watched.
     pub target: Target,
     /// What watching may cost a process; `None` for whatever it does.
@@ -277,6 +279,7 @@ mod tests {
             tls: None,
             allowed_hosts: Vec::new(),
             interval: Duration::from_secs(1),
+            leaks_interval: None,
             target: Target::Pids(Vec::new()),
             budget: None,
             site_series: 1,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::{
     guard::Token,
+    leaks::Leaks,
     limits::CensusLimits,
     metrics::Metrics,
     problem::Problem,
@@ -32,6 +33,7 @@ pub(super) struct State {
     pub(super) subjects: Subjects,
     pub(super) censuses: CensusLimits,
     pub(super) metrics: Metrics,
+    pub(super) leaks: Leaks,
     /// What is known of processes beside their counts.
     facts: Mutex<Arc<AllFacts>>,
 }
@@ -50,6 +52,7 @@ impl State {
         understanding: Arc<Understanding>,
         watcher: &Watcher,
     ) -> prometheus::Result<Self> {
+        let leaks = Leaks::new()?;
         Ok(Self {
             live: RwLock::new(Live::new(settings, live)),
             snapshots: watcher.snapshots(),
@@ -57,7 +60,8 @@ impl State {
             proc: Proc::default(),
             subjects: Subjects::new(Proc::default(), understanding),
             censuses: CensusLimits::new(settings.limits.censuses),
-            metrics: Metrics::new(settings.site_series)?,
+            metrics: Metrics::new(settings.site_series, leaks.series())?,
+            leaks,
             facts: Mutex::default(),
         })
     }
