@@ -101,7 +101,7 @@ fn watch(program: &Path, service: &Service, times: &[Duration]) -> Result<Vec<Ve
     let names = subject.names();
     let begun = Instant::now();
     let mut history = History::new(Limits::default());
-    let mut looks = 5;
+    let mut looks = 8;
     let mut verdicts = Vec::new();
     let circumstances = Circumstances { process_age: Some(BEFORE) };
     for after in times {

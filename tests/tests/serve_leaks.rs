@@ -25,7 +25,8 @@ impl Drop for Service {
 
 fn leaks_are_kept_up_to_date(go: &Toolchain) -> Result<()> {
     let (_folder, program) = go.build(Program::Leaks, Variant::Plain)?.private_copy()?;
-    let start = |name| Command::new(&program).arg(name).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(Service);
+    let start =
+        |name| Command::new(&program).arg(name).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(Service);
     let leaky = start("through-own-helper")?;
     let healthy = start("busy-pool")?;
     let daemon = Daemon::start_with(&program, &["--leaks-interval", "1s"])?;
@@ -53,8 +54,14 @@ fn leaks_are_kept_up_to_date(go: &Toolchain) -> Result<()> {
     let series: Vec<&str> =
         metrics.text()?.lines().filter(|line| line.starts_with("parkranger_leak_goroutines{")).collect();
     let [series] = series[..] else { bail!("{series:?}") };
-    ensure!(series.contains("function=\"main.reserveStock\"") && series.contains("pattern=\"abandoned-sender\""), "{series}");
-    ensure!(series.rsplit(' ').next().is_some_and(|count| count.parse::<f64>().is_ok_and(|count| count > 5.0)), "{series}");
+    ensure!(
+        series.contains("function=\"main.reserveStock\"") && series.contains("pattern=\"abandoned-sender\""),
+        "{series}"
+    );
+    ensure!(
+        series.rsplit(' ').next().is_some_and(|count| count.parse::<f64>().is_ok_and(|count| count > 5.0)),
+        "{series}"
+    );
     // Told once, however often it is found again.
     std::thread::sleep(Duration::from_secs(4));
     let log = daemon.said();

@@ -8,7 +8,7 @@
 use std::time::{Instant, SystemTime};
 
 use super::{
-    Census, CensusError, Detail, MAX_ENDED, Goroutine, Origin, Origins, Runtime, Unsettled,
+    Census, CensusError, Detail, Goroutine, MAX_ENDED, Origin, Origins, Runtime, Unsettled,
     goroutine::{Raw, Slot, Status, run_mark, same_bytes},
     labels::{self, LabelSets, LabelsId},
     running,

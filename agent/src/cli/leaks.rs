@@ -35,7 +35,7 @@ const EARLIEST: Duration = Duration::from_secs(10);
 const STEADY: Duration = Duration::from_secs(5);
 /// Censuses in quick succession look for who leaves bodies of responses open: so often, so long, with so much between two,
 /// until somebody was seen so often.
-const LOOKS: u32 = 5;
+const LOOKS: u32 = 8;
 const LOOK: Duration = Duration::from_secs(3);
 const CLOSE: Duration = Duration::from_micros(500);
 const ENOUGH_SIGHTS: u64 = 3;

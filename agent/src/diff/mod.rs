@@ -193,9 +193,9 @@ fn same_calls(one: &Kind, other: &Kind) -> bool {
 fn site(kind: &Kind, main_module: &str, starts: bool) -> Site {
     let site = place::site(kind, main_module);
     if !starts {
-        // Forms spell the start function in different ways.
-        let started = first_call(kind).unwrap_or(&site.start_function);
-        return Site { start_function: started.into(), ..site };
+        // The runtime's own dumps begin with the user's part of the first goroutine.
+        let is_first = &*site.start_function == "runtime.main";
+        return if is_first { Site { start_function: "main.main".into(), ..site } } else { site };
     }
     Site { created_at: Location::default(), start_function: first_call(kind).unwrap_or("?").into(), caller: "".into() }
 }

@@ -63,11 +63,8 @@ impl HttpCallers {
 
     /// Takes note of who asked for the connections there are, where that can still be known.
     fn note_grandparents(&mut self, population: &Population) {
-        let is_connection: Vec<bool> = population
-            .kinds
-            .iter()
-            .map(|kind| kind.start_function == "net/http.(*persistConn).readLoop")
-            .collect();
+        let is_connection: Vec<bool> =
+            population.kinds.iter().map(|kind| kind.start_function == "net/http.(*persistConn).readLoop").collect();
         let connections = population.goroutines.iter().filter(|member| {
             is_connection.get(member.kind.0 as usize).copied().unwrap_or(false)
                 && member.parent_goid != 0

@@ -103,7 +103,8 @@ fn growth(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>, circumstanc
             scales.add(-1.3, format!("{} from before the watch were begun together", old.len()));
         }
     }
-    if circumstances.process_age.is_some_and(|age| age < Duration::from_secs(8)) && came > 0 {
+    let age = circumstances.process_age.map(|age| age + crowd.watched);
+    if age.is_some_and(|age| age < Duration::from_secs(30)) && came > 0 {
         scales.add(-0.4, "the process has only begun");
     }
 }

@@ -58,14 +58,18 @@ pub(super) fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
     for one in document.goroutines {
         let site = document.sites.get(one.site);
         let stack = one.stack.and_then(|stack| document.stacks.get(stack));
-        let frames = stack
-            .map(|stack| stack.frames.iter().map(|call| frame(&call.function, call.file.clone(), call.line)).collect());
+        let mut frames: Vec<_> = stack
+            .map(|stack| stack.frames.iter().map(|call| frame(&call.function, call.file.clone(), call.line)).collect())
+            .unwrap_or_default();
+        // What the compiler put around the start function is on the stack here and in no other form.
+        let started = site.and_then(|site| frames.iter().rposition(|frame| frame.function == site.start_function));
+        frames.truncate(started.map_or(frames.len(), |at| at + 1));
         let created_by = site.filter(|site| !site.function.is_empty() && one.goid != 1);
         let kind = Kind {
             created_by: created_by.map(|site| frame(&site.function, site.file.clone(), site.line)),
             start_function: site.map(|site| site.start_function.clone()).unwrap_or_default(),
             state: one.state,
-            frames: frames.unwrap_or_default(),
+            frames,
             system: site.is_some_and(|site| site.system),
             labels: Vec::new(),
         };

@@ -56,3 +56,20 @@ fn garbage_in_the_middle_is_passed_over() {
         }
     }
 }
+
+#[test]
+fn our_own_json_has_the_stacks_of_other_forms() {
+    let text = r#"{"schema":1,"sites":[{"function":"main.f","file":"/src/x.go","line":6,"start_function":"main.g","system":false}],
+        "stacks":[{"complete":true,"frames":[{"function":"runtime.gopark","file":"p.go","line":1,"inlined":false,"pc":1},
+        {"function":"main.g","file":"/src/x.go","line":2,"inlined":false,"pc":2},
+        {"function":"main.f.gowrap1","file":"/src/x.go","line":6,"inlined":false,"pc":3},
+        {"function":"runtime.goexit","file":"a.s","line":1,"inlined":false,"pc":4}]}],
+        "goroutines":[{"goid":7,"state":"select","site":0,"parent":1,"waited_ns":5,"stack":0,"stack_bytes":2048}]}"#;
+    let saved = read(text.as_bytes()).unwrap();
+    let kind = &saved.population.kinds[0];
+    assert_eq!(
+        kind.frames.iter().map(|frame| frame.function.as_str()).collect::<Vec<_>>(),
+        ["runtime.gopark", "main.g"]
+    );
+    assert_eq!((kind.start_function.as_str(), saved.numbered), ("main.g", true));
+}

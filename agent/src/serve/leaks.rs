@@ -64,7 +64,8 @@ pub(super) struct Leaks {
 
 impl Leaks {
     pub(super) fn new() -> prometheus::Result<Self> {
-        let help = "Goroutines that are believed to leak, by the function and line to look at and the shape of the leak.";
+        let help =
+            "Goroutines that are believed to leak, by the function and line to look at and the shape of the leak.";
         let labels = ["pid", "exe", "function", "location", "pattern"];
         let series = IntGaugeVec::new(Opts::new("parkranger_leak_goroutines", help), &labels)?;
         Ok(Self { found: Mutex::default(), series })

@@ -11,7 +11,9 @@ use axum::{
     routing::{MethodRouter, get, put},
 };
 
-use super::{api, control, guard::guard, health, leaks, metrics, openapi, pages, problem::Problem, profiles, state::State};
+use super::{
+    api, control, guard::guard, health, leaks, metrics, openapi, pages, problem::Problem, profiles, state::State,
+};
 
 /// All routes.
 pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<State>>)> {
