@@ -103,7 +103,10 @@ pub(super) async fn answer(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let params = Params::of(&uri, Some(&["least"]))?;
-    let least = params.parsed("least")?.unwrap_or(leaks::SHOWN);
+    let least: f64 = params.parsed("least")?.unwrap_or(leaks::SHOWN);
+    if !(0.0..=1.0).contains(&least) {
+        return Err(Problem::bad("least: 0 to 1"));
+    }
     let of = pid(&of)?;
     let snapshot = state.snapshot()?;
     process(&snapshot, of)?;
