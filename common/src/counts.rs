@@ -130,6 +130,7 @@ pub struct Unattributed {
 mod pod {
     use super::{Process, ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey};
     use crate::{
+        callers::{CallerCounts, CallerKey, Calling, GoidKey, ProcessorKey},
         story::{Goroutine, GoroutineKey, Histogram, HistogramKey, Spent, SpentKey, Story},
         window::Window,
     };
@@ -148,6 +149,16 @@ mod pod {
     unsafe impl aya::Pod for WaitKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Window {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for CallerCounts {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for CallerKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Calling {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for GoidKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ProcessorKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Goroutine {}
     // SAFETY: as above.

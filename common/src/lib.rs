@@ -3,6 +3,7 @@
 //! Everything here crosses the kernel boundary byte for byte: `#[repr(C)]`, no padding, no pointers.
 //!
 //! - [`probe`]: the 64-bit word that a probe carries (its attach cookie),
+//! - [`callers`]: births and exits by who called the function with the `go` statement,
 //! - [`counts`]: keys and values of the counter maps,
 //! - [`loss`]: everything that can go missing, by name,
 //! - [`record`]: records of the ring buffers,
@@ -10,6 +11,7 @@
 //! - [`window`]: births and exits told one by one, for an audit.
 #![no_std]
 
+pub mod callers;
 pub mod counts;
 pub mod loss;
 pub mod probe;
@@ -35,6 +37,10 @@ pub mod names {
     pub const STORY_SINGLE: &str = "story_single";
     /// Counts nothing, through a perf-event uprobe without a cookie.
     pub const MARK_PLAIN: &str = "mark_plain";
+    /// Births and exits by caller, through a uprobe_multi link beside the one that counts.
+    pub const CALLERS_MULTI: &str = "callers_multi";
+    /// The same through a perf-event uprobe with a cookie.
+    pub const CALLERS_SINGLE: &str = "callers_single";
     /// A process called execve.
     pub const PROCESS_EXEC: &str = "process_exec";
 
@@ -58,6 +64,16 @@ pub mod names {
     pub const HISTOGRAMS: &str = "HISTOGRAMS";
     /// [`crate::story::SpentKey`] ▶ [`crate::story::Spent`].
     pub const SPENT: &str = "SPENT";
+    /// tgid ▶ [`crate::callers::Calling`]: processes whose callers are told apart.
+    pub const CALLING: &str = "CALLING";
+    /// [`crate::callers::CallerKey`] ▶ [`crate::callers::CallerCounts`].
+    pub const CALLERS: &str = "CALLERS";
+    /// [`crate::callers::GoidKey`] ▶ [`crate::callers::CallerKey`]: goroutines born since callers are told apart.
+    pub const BORN: &str = "BORN";
+    /// [`crate::callers::ProcessorKey`] ▶ [`crate::callers::CallerKey`]: the last birth of a processor, without a goid yet.
+    pub const UNNUMBERED: &str = "UNNUMBERED";
+    /// [`crate::callers::GoidKey`] ▶ 1: exits of goroutines whose goid was not told yet, or that are older.
+    pub const EARLY_EXITS: &str = "EARLY_EXITS";
     /// The ring buffer of [`crate::record::ProcessRecord`]s.
     pub const PROCESS_RECORDS: &str = "PROCESS_RECORDS";
     /// The ring buffer of [`crate::record::StreamRecord`]s.

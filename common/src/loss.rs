@@ -42,6 +42,9 @@ losses! {
         /// Probes had no breakpoint in the process's code: it was moved, or written over. Its events went uncounted, and it is
         /// watched by census alone. Counted by the agent.
         BreakpointMissing = 7: "breakpoint_missing",
+        /// The caller of a birth, or the goid, could not be kept or read: the live ones of its site are not all told apart by
+        /// caller. No count of a site is affected.
+        CallerUnknown = 8: "caller_unknown",
     }
 }
 

@@ -6,6 +6,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features)]
 
+mod callers;
 mod creation_stack;
 mod maps;
 mod processes;
@@ -74,6 +75,18 @@ pub fn story_multi(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn story_single(ctx: ProbeContext) -> u32 {
     story::with_word(&ctx, cookie(&ctx));
+    0
+}
+
+#[uprobe(multi)]
+pub fn callers_multi(ctx: ProbeContext) -> u32 {
+    callers::with_word(&ctx, cookie(&ctx));
+    0
+}
+
+#[uprobe]
+pub fn callers_single(ctx: ProbeContext) -> u32 {
+    callers::with_word(&ctx, cookie(&ctx));
     0
 }
 

@@ -2,9 +2,10 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use parkranger_common::{
+    callers::{CallerCounts, CallerKey, Calling, GoidKey, ProcessorKey},
     counts::{Process, ProcessId, SiteCounts, SiteKey, Unattributed, WaitKey},
     loss::HostLoss,
     story::{Goroutine, GoroutineKey, Histogram, HistogramKey, Spent, SpentKey, Story},
@@ -45,6 +46,27 @@ pub static HISTOGRAMS: HashMap<HistogramKey, Histogram> = HashMap::with_max_entr
 /// The same by site, summed up.
 #[map]
 pub static SPENT: HashMap<SpentKey, Spent> = HashMap::with_max_entries(16384, 0);
+
+/// Processes whose callers are told apart, by tgid.
+#[map]
+pub static CALLING: HashMap<u32, Calling> = HashMap::with_max_entries(8192, 0);
+
+/// Births and exits by site and caller.
+#[map]
+pub static CALLERS: HashMap<CallerKey, CallerCounts> = HashMap::with_max_entries(16384, 0);
+
+/// Goroutines born since callers are told apart.
+#[map]
+pub static BORN: HashMap<GoidKey, CallerKey> = HashMap::with_max_entries(65536, 0);
+
+/// The last birth of each processor, where it has no goid yet.
+#[map]
+pub static UNNUMBERED: HashMap<ProcessorKey, CallerKey> = HashMap::with_max_entries(8192, 0);
+
+/// Exits whose birth is not numbered yet. Of goroutines that are older there is an entry, too, which is never asked for: the
+/// oldest go.
+#[map]
+pub static EARLY_EXITS: LruHashMap<GoidKey, u64> = LruHashMap::with_max_entries(8192, 0);
 
 /// `ProcessRecord`s: adoptions and execve. Nothing else is written here, so that no flood of events costs an adoption.
 #[map]

@@ -15,7 +15,7 @@ use parkranger_common::{
 
 use crate::{
     RING_FLAGS, host_loss,
-    maps::{PROCESS_RECORDS, PROCESSES, STORIES},
+    maps::{CALLING, PROCESS_RECORDS, PROCESSES, STORIES},
 };
 
 /// Lists a process of a watched binary that the agent does not know yet, so that nothing of it is missed.
@@ -48,6 +48,7 @@ pub fn exec(ctx: &RawTracePointContext) {
         send(Tag::ProcessExec, ProcessExec { process: process.id });
         let _ = PROCESSES.remove(&tgid);
         let _ = STORIES.remove(&tgid);
+        let _ = CALLING.remove(&tgid);
         debug!(ctx, "process {} called execve", tgid);
     } else {
         send(Tag::ProgramBegun, ProgramBegun { tgid: tgid.into() });

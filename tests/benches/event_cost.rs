@@ -43,6 +43,7 @@ fn variants() -> Result<Vec<Box<dyn Variant>>> {
         Box::new(Raw::of("empty + all of these but the deep read", &PARTS)),
         Box::new(Own::new(Program::Counting)?),
         Box::new(Own::new(Program::Story)?),
+        Box::new(Own::new(Program::Callers)?),
     ];
     if Bpftrace::is_available() {
         variants.push(Box::<Bpftrace>::default());

@@ -130,6 +130,7 @@ fn site(number: u64, pid: u64, round: u64) -> SiteSnapshot {
         waits: BTreeMap::from([("chan receive".to_owned(), parks / 2), ("select".to_owned(), parks - parks / 2)]),
         creation_stack: Vec::new(),
         stack_bytes: Some(live * 2048),
+        callers: Vec::new(),
         waited: BTreeMap::new(),
         lived: Spent::default(),
     }

@@ -170,6 +170,29 @@ pub struct Site {
     /// Lives that began and ended in a story.
     #[serde(default)]
     pub lived: Spent,
+    /// By who called the function with the `go` statement, where that is told apart.
+    #[serde(default)]
+    pub callers: Vec<Caller>,
+}
+
+/// Goroutines of a site that one caller had made.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Caller {
+    /// The caller, and what it was inlined into.
+    pub frames: Vec<CallerFrame>,
+    /// Since callers are told apart.
+    pub births: u64,
+    /// Of those.
+    pub exits: u64,
+    /// Of those.
+    pub live: u64,
+}
+
+/// A function and line.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CallerFrame {
+    /// The function.
+    pub function: String,
 }
 
 /// `parkranger check --pid N --json`

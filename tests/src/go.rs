@@ -47,6 +47,8 @@ pub enum Program {
     Moved,
     /// Is one of many small services, half of which leak.
     Leaks,
+    /// Starts goroutines through helpers, from several places.
+    Callers,
 }
 
 /// The ways to build a program.
@@ -87,6 +89,7 @@ impl Program {
             Program::Launch => "launch",
             Program::Moved => "moved",
             Program::Leaks => "leaks",
+            Program::Callers => "callers",
         };
         programs().join(name)
     }

@@ -59,6 +59,10 @@ pub(super) struct Options {
     /// Show the whole creation stack of the first N sites below each table.
     #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = "3")]
     stacks: usize,
+    /// Tell apart who called the function with the `go` statement: births, exits and live goroutines by caller, of those born from
+    /// now on. Doubles what a birth and an exit cost.
+    #[arg(long)]
+    callers: bool,
     /// Print one line of JSON per interval instead of a table, with every site (see docs/json.md).
     #[arg(long)]
     json: bool,
@@ -81,6 +85,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let target = options.target.target();
     let sizes = options.bounds.sizes(options.budget.fidelity == Fidelity::Story, target.pids());
+    let sizes = if options.callers { sizes.with_callers() } else { sizes };
     let config = Config {
         target,
         understanding: options.target.understanding(),

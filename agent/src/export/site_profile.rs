@@ -1,8 +1,9 @@
 //! Profiles by creation site, out of the ledger: births, exits and live goroutines, or parks by wait reason with the time
 //! they took, where that is known.
 //!
-//! A sample's stack is the site's creation stack as it was first seen, or just the `go` statement where that was before
-//! the attach. Counts are since attach; with an earlier snapshot they are since then.
+//! A sample's stack is what is true of every goroutine in it: the function with the `go` statement, and what that was inlined into.
+//! Where callers are told apart, each has a sample of its own with the caller as the next frame, and what was born before has
+//! one without. Counts are since attach; with an earlier snapshot they are since then.
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,8 @@ use super::{
 };
 use crate::{
     ledger::Site,
-    watch::snapshot::{ProcessSnapshot, SiteSnapshot},
+    symbols::Frame,
+    watch::snapshot::{CallerSnapshot, ProcessSnapshot, SiteSnapshot},
 };
 
 /// What is profiled.
@@ -90,12 +92,22 @@ impl Builder {
         match profile {
             SiteProfile::Births => {
                 let (births, exits, live) = before.map_or((0, 0, 0), |site| (site.births, site.exits, site.live));
-                let values = [
-                    number(site.births.saturating_sub(births)),
-                    number(site.exits.saturating_sub(exits)),
-                    site.live.saturating_sub(live),
-                ];
-                self.sample(site, values.to_vec(), &[]);
+                let values = |(births, exits, live): (u64, u64, i64), before: (u64, u64, i64)| {
+                    let births = number(births.saturating_sub(before.0));
+                    vec![births, number(exits.saturating_sub(before.1)), live.saturating_sub(before.2)]
+                };
+                if site.callers.is_empty() {
+                    let all = values((site.births, site.exits, site.live), (births, exits, live));
+                    return self.sample(site, &[], all, &[]);
+                }
+                let of = |caller: &CallerSnapshot| (caller.births, caller.exits, caller.live().cast_signed());
+                for caller in &site.callers {
+                    let same = |other: &&CallerSnapshot| other.address == caller.address;
+                    let earlier = before.and_then(|site| site.callers.iter().find(same)).map_or((0, 0, 0), of);
+                    self.sample(site, &caller.frames, values(of(caller), earlier), &[]);
+                }
+                let earlier = before.map_or((0, 0, 0), SiteSnapshot::without_caller);
+                self.sample(site, &[], values(site.without_caller(), earlier), &[]);
             }
             SiteProfile::Parks => {
                 for (reason, parks) in &site.waits {
@@ -114,17 +126,21 @@ impl Builder {
 
     fn parks(&mut self, site: &SiteSnapshot, parks: u64, delay_ns: u64, reason: &str) {
         let delay = self.with_delay.then(|| number(delay_ns));
-        self.sample(site, [number(parks)].into_iter().chain(delay).collect(), &[("wait reason", reason)]);
+        self.sample(site, &[], [number(parks)].into_iter().chain(delay).collect(), &[("wait reason", reason)]);
     }
 
-    fn sample(&mut self, site: &SiteSnapshot, value: Vec<i64>, labels: &[(&str, &str)]) {
+    /// A sample of a site's goroutines that `caller` had made, or of all.
+    fn sample(&mut self, site: &SiteSnapshot, caller: &[Frame], value: Vec<i64>, labels: &[(&str, &str)]) {
         if value.iter().all(|value| *value == 0) {
             return;
         }
-        let location_id = match site.creation_stack.as_slice() {
-            [] => vec![self.location(&site.function, &site.file, site.line)],
-            stack => stack.iter().map(|frame| self.location(frame.symbol(), &frame.file, frame.line)).collect(),
-        };
+        let mut location_id = Vec::new();
+        if site.own_frames().is_empty() {
+            location_id.push(self.location(&site.function, &site.file, site.line));
+        }
+        for frame in site.own_frames().iter().chain(caller) {
+            location_id.push(self.location(frame.symbol(), &frame.file, frame.line));
+        }
         let start = Some(("starts", site.start_function.as_str())).filter(|(_, start)| !start.is_empty());
         let label = start.iter().chain(labels);
         let label = label.map(|(key, value)| Label { key: self.tables.string(key), str: self.tables.string(value) });

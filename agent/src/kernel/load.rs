@@ -21,6 +21,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PARKRANGER_EBPF_OBJECT"
 /// Waits by reason and lifetimes of all stories: some ten of each process.
 const HISTOGRAMS: u32 = 2048;
 
+/// Processors of all processes whose callers are told apart.
+const PROCESSORS: u32 = 8192;
+
 /// The loaded programs and their maps. Dropping it detaches everything.
 pub struct Kernel {
     pub(super) ebpf: Ebpf,
@@ -30,6 +33,8 @@ pub struct Kernel {
     pub(super) stories: bool,
     /// Processes that had a story told since they are watched.
     pub(super) told: BTreeSet<ProcessId>,
+    /// Processes whose callers are told apart.
+    pub(super) calling: BTreeSet<ProcessId>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -53,6 +58,7 @@ impl Kernel {
     fn load_programs(capability: &Capability, sizes: Sizes, only: Option<Method>) -> Result<Self, KernelError> {
         let stories = sizes.goroutines > 0;
         let for_stories = |entries: u32| if stories { entries } else { 1 };
+        let for_callers = |entries: u32| if sizes.callers > 0 { entries } else { 1 };
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(names::SITES, sizes.sites)
             .map_max_entries(names::WAITS, sizes.waits())
@@ -64,6 +70,11 @@ impl Kernel {
             .map_max_entries(names::GOROUTINES, for_stories(sizes.goroutines))
             .map_max_entries(names::HISTOGRAMS, for_stories(HISTOGRAMS))
             .map_max_entries(names::SPENT, for_stories(sizes.sites))
+            .map_max_entries(names::CALLING, for_callers(sizes.processes))
+            .map_max_entries(names::CALLERS, for_callers(sizes.sites))
+            .map_max_entries(names::BORN, for_callers(sizes.callers))
+            .map_max_entries(names::UNNUMBERED, for_callers(PROCESSORS))
+            .map_max_entries(names::EARLY_EXITS, for_callers(PROCESSORS))
             .load(OBJECT)
             .map_err(|error| load_error(&error))?;
         let logger =
@@ -78,7 +89,7 @@ impl Kernel {
         };
         let rings = Rings::new(ring(names::PROCESS_RECORDS)?, ring(names::STREAM_RECORDS)?)
             .map_err(|error| KernelError::Load(format!("no thread for the ring buffer: {error}")))?;
-        Ok(Self { ebpf, method, rings, stories, told: BTreeSet::new(), logger })
+        Ok(Self { ebpf, method, rings, stories, told: BTreeSet::new(), calling: BTreeSet::new(), logger })
     }
 
     /// How probes are attached here.

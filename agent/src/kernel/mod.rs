@@ -1,6 +1,7 @@
 //! The kernel's side of the agent: what this kernel allows, loading the programs, attaching probes, reading counters and
 //! the ring buffer. The only user of aya.
 //!
+//! - [`callers`]: births and exits by caller,
 //! - [`capability`]: what this kernel and these privileges allow, asked of the kernel itself,
 //! - [`load`]: from the eBPF object to loaded programs and maps,
 //! - [`attach`]: probes on one binary,
@@ -23,6 +24,7 @@ mod batch;
 pub mod breakpoint;
 pub mod calibrate;
 mod calibration_loops;
+pub mod callers;
 pub mod capability;
 pub mod load;
 mod page_cache;
@@ -36,6 +38,7 @@ mod vforked;
 
 pub use attach::Attachment;
 pub use calibrate::HitCosts;
+pub use callers::Callers;
 pub use capability::{Capability, Method};
 pub use load::Kernel;
 pub use read::Counters;

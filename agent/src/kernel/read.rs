@@ -15,7 +15,7 @@ use parkranger_common::{
 };
 use tracing::debug;
 
-use super::{Kernel, KernelError, Records, Stories, batch};
+use super::{Callers, Kernel, KernelError, Records, Stories, batch};
 
 /// All counters at one moment, summed over CPUs. Totals since each process was listed: they only grow.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Counters {
     pub unattributed: Vec<(ProcessId, Unattributed)>,
     /// What came of stories.
     pub stories: Stories,
+    /// Births and exits by caller, where they are told apart.
+    pub callers: Callers,
     /// What was lost without a process.
     pub host_losses: [u64; HostLoss::COUNT],
 }
@@ -37,8 +39,8 @@ pub struct Counters {
 impl Default for Counters {
     fn default() -> Self {
         let (sites, waits, unattributed) = (Vec::new(), Vec::new(), Vec::new());
-        let (stories, host_losses) = (Stories::default(), [0; HostLoss::COUNT]);
-        Self { at: Instant::now(), sites, waits, unattributed, stories, host_losses }
+        let (stories, callers, host_losses) = (Stories::default(), Callers::default(), [0; HostLoss::COUNT]);
+        Self { at: Instant::now(), sites, waits, unattributed, stories, callers, host_losses }
     }
 }
 
@@ -50,7 +52,7 @@ impl Kernel {
     /// [`KernelError::Map`].
     pub fn counters(&self) -> Result<Counters, KernelError> {
         let (sites, waits, stories) = (self.sites()?, self.waits()?, self.told_stories()?);
-        let mut counters = Counters { sites, waits, stories, ..Counters::default() };
+        let mut counters = Counters { sites, waits, stories, callers: self.callers()?, ..Counters::default() };
         let unattributed: HashMap<_, ProcessId, Unattributed> = self.map(names::UNATTRIBUTED)?;
         for entry in &unattributed {
             counters.unattributed.push(entry.map_err(|error| read_error(names::UNATTRIBUTED, &error))?);
@@ -85,7 +87,8 @@ impl Kernel {
         for id in gone {
             ignore_missing(unattributed.remove(id), names::UNATTRIBUTED)?;
         }
-        self.remove_stories(gone)
+        self.remove_stories(gone)?;
+        self.end_callers(gone)
     }
 
     /// Empties the ring buffers.

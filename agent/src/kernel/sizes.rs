@@ -25,6 +25,9 @@ const ENTRY_BYTES: u64 = 48 + 16;
 /// Goroutines of stories, and what the map takes for each.
 const STORY_GOROUTINES: u32 = 1 << 17;
 const GOROUTINE_BYTES: u64 = 120;
+/// Goroutines whose callers are told apart, and what the map takes for each.
+const CALLED_GOROUTINES: u32 = 1 << 18;
+const CALLED_BYTES: u64 = 112;
 
 /// How many entries the maps hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct Sizes {
     pub ring_bytes: u32,
     /// Goroutines of stories, all together; 0 where none will be told.
     pub goroutines: u32,
+    /// Live goroutines whose callers are told apart, all together; 0 where no callers are.
+    pub callers: u32,
 }
 
 impl Default for Sizes {
@@ -51,13 +56,19 @@ impl Sizes {
         let ring_bytes = (RING_BYTES_PER_CPU * cpus).next_power_of_two().clamp(RING_BYTES.0, RING_BYTES.1);
         let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let sites = narrow(sites).clamp(LEAST_SITES, SITES);
-        Self { sites, processes: 8192, ring_bytes: narrow(ring_bytes), goroutines: 0 }
+        Self { sites, processes: 8192, ring_bytes: narrow(ring_bytes), goroutines: 0, callers: 0 }
     }
 
     /// With room for stories.
     #[must_use]
     pub fn with_stories(self) -> Self {
         Self { goroutines: STORY_GOROUTINES, ..self }
+    }
+
+    /// With room to tell callers apart.
+    #[must_use]
+    pub fn with_callers(self) -> Self {
+        Self { callers: CALLED_GOROUTINES, ..self }
     }
 
     /// For no more than so many processes.
@@ -83,6 +94,7 @@ impl Sizes {
             + u64::from(self.ring_bytes)
             + u64::from(PROCESS_RING_BYTES)
             + u64::from(self.goroutines) * GOROUTINE_BYTES
+            + u64::from(self.callers) * CALLED_BYTES
     }
 
     /// What one site takes, with its waits.

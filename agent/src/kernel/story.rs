@@ -134,8 +134,8 @@ impl Kernel {
     }
 
     /// All entries of a hash map.
-    fn values<K: Pod, V: Pod>(&self, name: &'static str) -> Result<Vec<(K, V)>, KernelError> {
-        let Some(Map::HashMap(data)) = self.ebpf.map(name) else { return Err(missing(name)) };
+    pub(super) fn values<K: Pod, V: Pod>(&self, name: &'static str) -> Result<Vec<(K, V)>, KernelError> {
+        let Some(Map::HashMap(data) | Map::LruHashMap(data)) = self.ebpf.map(name) else { return Err(missing(name)) };
         let mut entries = Vec::new();
         let read = batch::for_each(data.fd().as_fd(), size_of::<K>(), size_of::<V>(), |key, value| {
             entries.extend(of_bytes(key).zip(of_bytes(value)));
@@ -151,7 +151,11 @@ impl Kernel {
         Ok(entries)
     }
 
-    fn remove_all<K: Pod, V: Pod>(&mut self, name: &'static str, entries: &[(K, V)]) -> Result<(), KernelError> {
+    pub(super) fn remove_all<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+        entries: &[(K, V)],
+    ) -> Result<(), KernelError> {
         let mut map: HashMap<_, K, V> = self.map_mut(name)?;
         entries.iter().try_for_each(|(key, _)| ignore_missing(map.remove(key), name))
     }

@@ -4,6 +4,7 @@
 use std::fs::File;
 
 use parkranger_common::{
+    callers::Calling,
     counts::{Process, ProcessId, SiteCounts, SiteKey, WaitKey},
     story::Story,
     window::Window,
@@ -42,6 +43,13 @@ pub trait Attach {
     ///
     /// [`KernelError::Attach`], also where stories cannot be told here.
     fn attach_story(&mut self, binary: &File, name: &str, probes: &[Probe]) -> Result<Self::Attachment, KernelError>;
+
+    /// Attaches the programs that tell callers apart at those of `probes` that are births and exits, beside those that count.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`], also where callers cannot be told apart here.
+    fn attach_callers(&mut self, binary: &File, name: &str, probes: &[Probe]) -> Result<Self::Attachment, KernelError>;
 
     /// Attaches a program that counts nothing at one instruction of `binary`: its breakpoint shows in which processes'
     /// code the kernel sees that very file.
@@ -146,6 +154,20 @@ pub trait Count {
     ///
     /// [`KernelError::Map`].
     fn forget_goroutines(&mut self) -> Result<(), KernelError>;
+
+    /// Has the callers of a process told apart from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    fn begin_callers(&mut self, calling: Calling) -> Result<(), KernelError>;
+
+    /// Ends that, and forgets what was counted by caller. To be called once their probes are gone, or they are.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    fn end_callers(&mut self, processes: &[ProcessId]) -> Result<(), KernelError>;
 }
 
 impl Attach for Kernel {
@@ -166,6 +188,10 @@ impl Attach for Kernel {
 
     fn attach_story(&mut self, binary: &File, name: &str, probes: &[Probe]) -> Result<Attachment, KernelError> {
         self.attach_story(binary, name, probes)
+    }
+
+    fn attach_callers(&mut self, binary: &File, name: &str, probes: &[Probe]) -> Result<Attachment, KernelError> {
+        self.attach_callers(binary, name, probes)
     }
 
     fn mark(&mut self, binary: &File, name: &str, offset: FileOffset) -> Result<Attachment, KernelError> {
@@ -232,5 +258,13 @@ impl Count for Kernel {
 
     fn forget_goroutines(&mut self) -> Result<(), KernelError> {
         self.forget_goroutines()
+    }
+
+    fn begin_callers(&mut self, calling: Calling) -> Result<(), KernelError> {
+        self.begin_callers(calling)
+    }
+
+    fn end_callers(&mut self, processes: &[ProcessId]) -> Result<(), KernelError> {
+        self.end_callers(processes)
     }
 }

@@ -108,6 +108,16 @@ struct Site<'a> {
     lived: Option<Spent>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     creation_stack: Vec<Frame<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    callers: Vec<Caller<'a>>,
+}
+
+#[derive(Serialize)]
+struct Caller<'a> {
+    frames: Vec<Frame<'a>>,
+    births: u64,
+    exits: u64,
+    live: u64,
 }
 
 #[derive(Serialize)]
@@ -258,10 +268,20 @@ fn site<'a>(site: &'a SiteSnapshot, process: &ProcessSnapshot) -> Site<'a> {
         approximate: !process.missing.is_nothing(),
         waited: process.story.as_ref().map(|_| story::waited(site)),
         lived: process.story.as_ref().map(|_| story::spent(site.lived)),
-        creation_stack: site
-            .creation_stack
+        creation_stack: frames(&site.creation_stack),
+        callers: site
+            .callers
             .iter()
-            .map(|frame| Frame { function: &frame.function, file: &frame.file, line: frame.line })
+            .map(|caller| Caller {
+                frames: frames(&caller.frames),
+                births: caller.births,
+                exits: caller.exits,
+                live: caller.live(),
+            })
             .collect(),
     }
+}
+
+fn frames(frames: &[crate::symbols::Frame]) -> Vec<Frame<'_>> {
+    frames.iter().map(|frame| Frame { function: &frame.function, file: &frame.file, line: frame.line }).collect()
 }

@@ -8,6 +8,7 @@ use parkranger_common::counts::ProcessId;
 use super::story;
 use crate::{
     governor::Fidelity,
+    symbols::Frame,
     watch::{
         Snapshot,
         snapshot::{ProcessSnapshot, SiteSnapshot},
@@ -256,17 +257,49 @@ fn render_process(
     text.push('\n');
 }
 
+/// What is true of all of a site's goroutines, and the rest as what it is: who had each of them made, where that is known, else
+/// the stack of whoever was seen first.
 fn render_stack(text: &mut String, site: &SiteSnapshot) {
     let _ = writeln!(text, "\n{} goroutines of {} were created by", site.live, site.start_function);
-    if site.creation_stack.is_empty() {
+    let own = site.own_frames();
+    if own.is_empty() {
+        let _ = writeln!(text, "    {}", created_at(site));
+    }
+    let frame = |text: &mut String, frame: &Frame| {
+        let _ = writeln!(text, "    {}\n        {}:{}", frame.function, frame.file, frame.line);
+    };
+    own.iter().for_each(|own| frame(text, own));
+    if !site.callers.is_empty() {
+        return render_callers(text, site);
+    }
+    let rest = site.creation_stack.get(own.len()..).unwrap_or_default();
+    if !rest.is_empty() {
         let _ = writeln!(
             text,
-            "    {}  (its stack was not seen: the site was not reached since the attach)",
-            created_at(site)
+            "  first seen with this stack (others may have called it since: --callers tells them apart)"
         );
+    } else if own.is_empty() {
+        let _ = writeln!(text, "  (no stack of it was seen since the attach)");
     }
-    for frame in &site.creation_stack {
-        let _ = writeln!(text, "    {}\n        {}:{}", frame.function, frame.file, frame.line);
+    rest.iter().for_each(|rest| frame(text, rest));
+}
+
+fn render_callers(text: &mut String, site: &SiteSnapshot) {
+    let _ = writeln!(text, "  called by");
+    let line = |text: &mut String, (births, exits, live): (u64, u64, i64), name: &str| {
+        let _ = writeln!(text, "    {live:>8} live {births:>8} births {exits:>8} exits  {name}");
+    };
+    for caller in &site.callers {
+        let live = i64::try_from(caller.live()).unwrap_or(i64::MAX);
+        let name = caller.frames.first().map_or_else(
+            || "(nobody, or not known)".to_owned(),
+            |frame| format!("{} {}:{}", frame.function, frame.file, frame.line),
+        );
+        line(text, (caller.births, caller.exits, live), &name);
+    }
+    let rest = site.without_caller();
+    if rest != (0, 0, 0) {
+        line(text, rest, "(from before)");
     }
 }
 

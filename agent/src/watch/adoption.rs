@@ -111,6 +111,7 @@ impl<K: Attach + Count, H: Host + Look> Shared<K, H> {
         self.probes.insert(file, probes);
         let ids: Vec<ProcessId> = self.living(file).collect();
         self.ledger.record(&ids, recording, &Counters::default(), self.host.now());
+        self.begin_callers(file)?;
         if fidelity == Fidelity::Story { fidelity_control.begin_stories(self, file) } else { Ok(()) }
     }
 
@@ -121,6 +122,7 @@ impl<K: Attach + Count, H: Host + Look> Shared<K, H> {
             self.ledger.record(&[id], probes.recording(), &Counters::default(), self.host.now());
         }
         self.processes.insert(id, process);
+        self.join_callers(id)?;
         self.join_story(id)
     }
 

@@ -175,6 +175,12 @@ impl FidelityControl {
         if first_slice {
             self.begin_slice(shared, step.binary)?;
         }
+        if step.to >= Fidelity::Lifecycle {
+            shared.begin_callers(step.binary)?;
+        } else {
+            // Exits go uncounted: who is left of those that were born is not known any more.
+            shared.kernel.end_callers(&ids)?;
+        }
         let mut forgotten = Vec::new();
         if (step.from < Fidelity::Lifecycle) != (step.to < Fidelity::Lifecycle) {
             for id in ids {

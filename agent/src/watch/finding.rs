@@ -262,7 +262,7 @@ impl Host for Finder {
 }
 
 /// Where the runtime of a binary keeps the numbers of goroutines to come.
-fn goids(binary: &Watchable) -> Window {
+pub(super) fn goids(binary: &Watchable) -> Window {
     let stock = GoidStock::of(binary.understood.binary.go_version());
     Window {
         process: ProcessId(0),

@@ -13,6 +13,7 @@
 //! | `probes` | what is attached to one binary |
 //! | `code` | checks that probes can fire in a process |
 //! | `fidelity`, `sampling` | which probes the budget allows, and the slices of time in which events are sampled |
+//! | `callers` | births and exits by who called the function with the `go` statement |
 //! | [`stories`] | waits and lifetimes, for as long as the user asks for them |
 //! | `audits`, `census_thread` | the baseline of each process, and later checks of it |
 //! | `ending` | the last counts of processes that ended, kept for a while |
@@ -24,6 +25,7 @@
 mod adoption;
 mod audits;
 pub mod binaries;
+mod callers;
 mod census_thread;
 mod choosing;
 mod code;
@@ -45,7 +47,7 @@ pub mod target;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     panic::resume_unwind,
     sync::Arc,
@@ -78,6 +80,7 @@ use crate::{
     understood::Understanding,
 };
 use audits::Auditor;
+use callers::ByCaller;
 use census_thread::CensusThread;
 use choosing::Muted;
 use fidelity::FidelityControl;
@@ -147,6 +150,8 @@ pub struct Watch {
     fidelity: FidelityControl,
     calibration: Option<Calibration>,
     creation_stacks: CreationStacks,
+    /// What was counted by caller, as of the last snapshot.
+    by_caller: HashMap<ProcessId, ByCaller>,
 }
 
 /// How often to call [`Watch::scan`]. What begins meanwhile the kernel tells.
@@ -205,8 +210,10 @@ impl Watch {
             fidelity: FidelityControl::new(governor, Instant::now()),
             calibration: None,
             creation_stacks: CreationStacks::new(),
+            by_caller: HashMap::new(),
             config,
         };
+        watch.shared.tells_callers = watch.config.sizes.callers > 0;
         watch.shared.begin_all(found, &mut watch.muted, &mut watch.fidelity)?;
         if let Target::Pids(pids) = watch.shared.host.target.clone() {
             for pid in pids {
@@ -337,6 +344,7 @@ impl Watch {
         {
             self.calibration = None;
             match costs {
+                Ok(costs) if self.shared.tells_callers => self.fidelity.calibrated(costs.with_callers()),
                 Ok(costs) => self.fidelity.calibrated(costs),
                 Err(why) => warn!("what counting costs is not measured but supposed: {why}"),
             }
@@ -390,16 +398,18 @@ impl Watch {
         self.drain()?;
         let counters = self.shared.kernel.counters()?;
         self.shared.ledger.apply(&counters);
+        self.by_caller = self.by_caller(&counters.callers);
         let snapshot = self.take_snapshot(&counters.host_losses);
         self.close_ended()?;
         Ok(snapshot)
     }
 
     fn close_ended(&mut self) -> Result<(), WatchError> {
-        let Self { shared, fidelity, creation_stacks, .. } = self;
+        let Self { shared, fidelity, creation_stacks, by_caller, .. } = self;
         let ended = shared.close_ended(|shared, id, process| {
             let binary = shared.host.binaries.get(process.file)?;
-            let sources = Sources { ledger: &shared.ledger, fidelity, creation_stacks, now: shared.host.now() };
+            let sources =
+                Sources { ledger: &shared.ledger, fidelity, creation_stacks, by_caller, now: shared.host.now() };
             Some(Arc::new(sources.process(id, process, &binary)))
         })?;
         for id in ended {

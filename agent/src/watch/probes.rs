@@ -37,6 +37,7 @@ pub(super) struct Probes<K: Attach> {
     lives: Option<K::Attachment>,
     parks: Option<K::Attachment>,
     story: Option<K::Attachment>,
+    callers: Option<K::Attachment>,
     leaving: Vec<K::Removal>,
     /// What was placed last.
     fidelity: Fidelity,
@@ -66,6 +67,7 @@ impl<K: Attach> Probes<K> {
             lives: None,
             parks: None,
             story: None,
+            callers: None,
             leaving: Vec::new(),
             fidelity: Fidelity::Census,
             slices: Slices::None,
@@ -119,6 +121,21 @@ impl<K: Attach> Probes<K> {
     /// True while waits and lives are timed.
     pub(super) fn tells_story(&self) -> bool {
         self.story.is_some()
+    }
+
+    /// Has callers told apart, where births and exits are all counted.
+    pub(super) fn place_callers(&mut self, kernel: &mut K) -> Result<(), String> {
+        if self.callers.is_none() && self.recording().lives == Counted::All {
+            self.leaving.clear();
+            let placed = kernel.attach_callers(&self.set.file, &self.name, &self.set.probes);
+            self.callers = Some(placed.map_err(|error| error.to_string())?);
+        }
+        Ok(())
+    }
+
+    /// True where callers are told apart.
+    pub(super) fn tells_callers(&self) -> bool {
+        self.callers.is_some()
     }
 
     /// The binary's part of every probe's word.
@@ -186,6 +203,7 @@ impl<K: Attach> Probes<K> {
     }
 
     fn take_lives_off(&mut self, kernel: &mut K) {
+        self.leaving.extend(self.callers.take().map(|callers| kernel.take_off(callers)));
         self.leaving.extend(self.lives.take().map(|lives| kernel.take_off(lives)));
     }
 

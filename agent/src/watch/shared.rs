@@ -143,12 +143,14 @@ pub(super) struct Shared<K: Attach, H> {
     pub(super) ledger: Ledger,
     /// Breakpoints on their way out that were put in to tell files apart.
     pub(super) marks: Vec<K::Removal>,
+    /// Callers are told apart, where births and exits are all counted.
+    pub(super) tells_callers: bool,
 }
 
 impl<K: Attach + Count, H: Host> Shared<K, H> {
     pub(super) fn new(kernel: K, host: H) -> Self {
         let (processes, probes, ledger) = (BTreeMap::new(), BTreeMap::new(), Ledger::default());
-        Self { kernel, host, processes, probes, ledger, marks: Vec::new() }
+        Self { kernel, host, processes, probes, ledger, marks: Vec::new(), tells_callers: false }
     }
 
     /// The processes of a binary that have not ended, and whose events are counted where its probes are attached.

@@ -1,7 +1,7 @@
 //! One moment of the watch with names instead of addresses: what every view and export is made from.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -13,7 +13,8 @@ use parkranger_common::{
 };
 
 use super::{
-    CreationStacks, Watch, Watchable, binaries::SiteNames, fidelity::FidelityControl, shared::Watched, stories::Telling,
+    CreationStacks, Watch, Watchable, binaries::SiteNames, callers::ByCaller, fidelity::FidelityControl,
+    shared::Watched, stories::Telling,
 };
 use crate::{
     address::RuntimeAddr,
@@ -133,14 +134,60 @@ pub struct SiteSnapshot {
     pub parks: u64,
     /// Parks by wait reason.
     pub waits: BTreeMap<String, u64>,
-    /// Who called the `go` statement's function when the site was first seen, innermost first.
+    /// Who called the `go` statement's function when the site was first seen, innermost first. Others may have called it
+    /// since.
     pub creation_stack: Vec<Frame>,
+    /// Births, exits and live goroutines by who called the `go` statement's function, most live ones first: of those born since
+    /// callers are told apart. Empty where they are not.
+    pub callers: Vec<CallerSnapshot>,
     /// Memory of its goroutines' stacks at the last census; `None` before the first.
     pub stack_bytes: Option<u64>,
     /// How long its goroutines waited in the process's story, by reason.
     pub waited: BTreeMap<String, Spent>,
     /// How long those lived that ended in it.
     pub lived: Spent,
+}
+
+/// Goroutines of a site that one caller had made.
+#[derive(Clone, Debug)]
+pub struct CallerSnapshot {
+    /// Return address in the caller; 0 where there is none.
+    pub address: RuntimeAddr,
+    /// Who called the function with the `go` statement, with what was inlined there, innermost first. Empty where nobody did, as
+    /// for a timer's goroutine, or it is not known.
+    pub frames: Vec<Frame>,
+    /// Goroutines created.
+    pub births: u64,
+    /// Those of them that ended.
+    pub exits: u64,
+}
+
+impl CallerSnapshot {
+    /// Those that are there.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        self.births.saturating_sub(self.exits)
+    }
+}
+
+impl SiteSnapshot {
+    /// The frames that every goroutine of the site was made in: the `go` statement's function, and those it was inlined into.
+    #[must_use]
+    pub fn own_frames(&self) -> &[Frame] {
+        let physical = self.creation_stack.iter().position(|frame| !frame.inlined);
+        self.creation_stack.get(..physical.map_or(0, |at| at + 1)).unwrap_or_default()
+    }
+
+    /// Births, exits and live goroutines that no caller is known of: from before callers were told apart.
+    #[must_use]
+    pub fn without_caller(&self) -> (u64, u64, i64) {
+        let of = |count: fn(&CallerSnapshot) -> u64| self.callers.iter().map(count).sum::<u64>();
+        (
+            self.births.saturating_sub(of(|caller| caller.births)),
+            self.exits.saturating_sub(of(|caller| caller.exits)),
+            self.live.saturating_sub_unsigned(of(CallerSnapshot::live)),
+        )
+    }
 }
 
 /// What a row is called whose site could not be found.
@@ -157,6 +204,7 @@ pub(super) struct Sources<'a> {
     pub(super) ledger: &'a Ledger,
     pub(super) fidelity: &'a FidelityControl,
     pub(super) creation_stacks: &'a CreationStacks,
+    pub(super) by_caller: &'a HashMap<ProcessId, ByCaller>,
     pub(super) now: Instant,
 }
 
@@ -183,6 +231,7 @@ impl Watch {
             ledger: &self.shared.ledger,
             fidelity: &self.fidelity,
             creation_stacks: &self.creation_stacks,
+            by_caller: &self.by_caller,
             now: Instant::now(),
         }
     }
@@ -215,7 +264,13 @@ impl Sources<'_> {
             })
             .collect();
         sites.extend(unattributed_row(&ledger));
+        for ((of, caller), made) in self.by_caller.get(&id).into_iter().flatten() {
+            let Some(site) = sites.iter_mut().find(|site| site.id == *of) else { continue };
+            let frames = if caller.0 == 0 { Vec::new() } else { binary.frames(process.bias.to_virt(*caller)) };
+            site.callers.push(CallerSnapshot { address: *caller, frames, births: made.births, exits: made.exits });
+        }
         for site in &mut sites {
+            site.callers.sort_by_key(|caller| std::cmp::Reverse((caller.live(), caller.births)));
             site.stack_bytes = process.stacks.as_ref().map(|stacks| stacks.of_site(site.id));
         }
         let baseline = ledger.baseline || ledger.missing.has_all_lives() && sites.iter().any(is_first_goroutine);
@@ -307,6 +362,7 @@ fn site_snapshot(
         parks: tally.parks(),
         waits: named(tally.waits.iter().map(|(reason, parks)| (*reason, *parks)), binary),
         creation_stack,
+        callers: Vec::new(),
         stack_bytes: None,
         waited,
         lived: tally.times.as_ref().map_or(Spent::default(), |times| times.lifetimes),
@@ -352,6 +408,7 @@ fn unattributed_row(ledger: &ProcessLedger) -> Option<SiteSnapshot> {
         parks: lost.parks,
         waits: BTreeMap::new(),
         creation_stack: Vec::new(),
+        callers: Vec::new(),
         stack_bytes: None,
         waited: BTreeMap::new(),
         lived: Spent::default(),
@@ -379,6 +436,7 @@ pub(crate) mod testing {
             parks: 0,
             waits: BTreeMap::new(),
             creation_stack: Vec::new(),
+            callers: Vec::new(),
             stack_bytes: None,
             waited: BTreeMap::new(),
             lived: Spent::default(),

@@ -24,6 +24,9 @@ pub enum Program {
     Counting,
     /// Counts, and times waits and lives: the probe of the event for a story, and where goroutines run.
     Story,
+    /// Counts, and tells callers apart: births and exits only. An exit alone is cheaper than one of a goroutine whose birth
+    /// was told: the benchmark `containers` has both.
+    Callers,
 }
 
 /// One of parkranger's programs on one event.
@@ -41,7 +44,7 @@ impl Own {
     /// When this kernel or these privileges do not allow it.
     pub fn new(program: Program) -> Result<Self> {
         let capability = Capability::ask(Path::new("/proc"));
-        let kernel = Kernel::load(&capability, Sizes::default().with_stories(), None)?;
+        let kernel = Kernel::load(&capability, Sizes::default().with_stories().with_callers(), None)?;
         Ok(Self { program, kernel, attached: None, runs: 0 })
     }
 
@@ -66,6 +69,7 @@ impl Variant for Own {
         match self.program {
             Program::Counting => "parkranger",
             Program::Story => "parkranger with a story",
+            Program::Callers => "parkranger with callers",
         }
     }
 
@@ -87,6 +91,10 @@ impl Variant for Own {
             attachments.push(self.kernel.attach_story(&binary.set.file, &name, &timed)?);
             self.kernel.begin_story(Story { process: id, word: binary.set.word.0, since_ns: self.runs, runs: 0 })?;
         }
+        if self.program == Program::Callers && event != Event::Park {
+            attachments.push(self.kernel.attach_callers(&binary.set.file, &name, &probes)?);
+            self.kernel.begin_callers(binary.calling(id))?;
+        }
         self.attached = Some((attachments, id, event));
         for probe in &probes {
             wait_until_probed(target.pid, probe.offset.0, Duration::from_secs(5))?;
@@ -100,6 +108,7 @@ impl Variant for Own {
             self.kernel.detach(attachment);
         }
         self.kernel.end_story(id)?;
+        self.kernel.end_callers(&[id])?;
         self.kernel.forget_goroutines()?;
         self.kernel.unwatch(id)?;
         wait_until_clean(id.tgid(), Duration::from_secs(5))?;

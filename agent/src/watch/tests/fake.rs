@@ -11,6 +11,7 @@ use std::{
 };
 
 use parkranger_common::{
+    callers::Calling,
     counts::{Process, ProcessId, SiteCounts, SiteKey, WaitKey},
     probe::{Event, GOffsets, ProbeWord},
     record::{Birth, Exit, Life, ProcessRecord, ProcessSeen},
@@ -367,6 +368,10 @@ impl Attach for FakeKernel {
         Ok(0)
     }
 
+    fn attach_callers(&mut self, _: &File, _: &str, _: &[Probe]) -> Result<u64, KernelError> {
+        Ok(0)
+    }
+
     fn mark(&mut self, _: &File, _: &str, _: FileOffset) -> Result<u64, KernelError> {
         Ok(0)
     }
@@ -456,6 +461,14 @@ impl Count for FakeKernel {
         if let Some(listed) = model.listed.get_mut(&id.tgid()).filter(|listed| listed.id == id) {
             listed.word = 0;
         }
+        Ok(())
+    }
+
+    fn begin_callers(&mut self, _: Calling) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn end_callers(&mut self, _: &[ProcessId]) -> Result<(), KernelError> {
         Ok(())
     }
 
