@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use parkranger::census::Detail;
+use parkranger::dump::GoProcesses;
 use parkranger::export::population;
+use parkranger::go_binary::GoBinaries;
 use parkranger::history::{History, Limits};
 use parkranger::host::Proc;
 use parkranger::leaks::{Circumstances, Finding, SHOWN, findings};
-use parkranger::subject::Subjects;
 use parkranger::symbols::SymbolSource;
-use parkranger::understood::Understanding;
 use serde::Deserialize;
 
 /// Services that run at the same time.
@@ -96,7 +96,7 @@ fn watch(program: &Path, service: &Service, times: &[Duration]) -> Result<Vec<Ve
     BufReader::new(child.0.stdout.take().context("stdout")?).read_line(&mut line)?;
     thread::sleep(BEFORE);
     let pid = child.0.id();
-    let subjects = Subjects::new(Proc::default(), Arc::new(Understanding::new(SymbolSource::Auto)));
+    let subjects = GoProcesses::new(Proc::default(), Arc::new(GoBinaries::new(SymbolSource::Auto)));
     let subject = subjects.subject(pid)?;
     let names = subject.names();
     let begun = Instant::now();

@@ -9,6 +9,7 @@
 //! | `source` | bytes, by position |
 //! | `elf` | segments, sections, notes |
 //! | `build_info` | Go version, module, settings |
+//! | `code` | which data and functions the code of a function refers to |
 //! | `locate` | where gopclntab and moduledata are |
 //! | `pclntab` | functions, lines, inline trees |
 //! | `pc_values` | the tables of what holds where in a function |
@@ -23,6 +24,7 @@
 
 mod build_info;
 pub(crate) mod bytes;
+pub(crate) mod code;
 mod debug_file;
 pub(crate) mod debug_info;
 pub(crate) mod elf;

@@ -3,8 +3,8 @@
 //! `runtime.schedinit` sets `runtime.buildVersion` to "unknown" where it is empty, so the address of that string
 //! header is among the addresses its code uses. Refuses a binary where no such word leads to a version string.
 
-use super::{Binary, BinaryError, GoVersion, bytes::u64_at};
-use crate::{address::VirtAddr, runtime::code::data_references};
+use super::{Binary, BinaryError, GoVersion, bytes::u64_at, code::data_references};
+use crate::address::VirtAddr;
 
 const MAX_VERSION_BYTES: u64 = 128;
 

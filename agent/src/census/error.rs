@@ -2,8 +2,8 @@
 
 use crate::{
     binary::BinaryError,
+    go_binary::GoBinaryError,
     host::{HostError, MemoryError},
-    understood::UnderstandError,
 };
 
 /// Why the goroutines of a process could not be read.
@@ -12,7 +12,7 @@ use crate::{
 pub enum CensusError {
     /// Its binary is not understood.
     #[error(transparent)]
-    Understand(#[from] UnderstandError),
+    GoBinary(#[from] GoBinaryError),
     /// What is looked for in its binary cannot be read.
     #[error(transparent)]
     Binary(#[from] BinaryError),

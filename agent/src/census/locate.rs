@@ -10,9 +10,9 @@
 use super::{CensusError, goroutine::Raw};
 use crate::{
     address::{Bias, RuntimeAddr, VirtAddr},
-    binary::{Binary, bytes::u64_at},
+    binary::{Binary, bytes::u64_at, code::data_references},
     host::{Batch, Memory, MemoryError},
-    runtime::{Layout, code::data_references},
+    runtime::Layout,
 };
 
 /// More goroutine structs than memory has room for on most machines: each comes with a stack of 2 KiB at least.

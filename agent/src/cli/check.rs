@@ -11,8 +11,8 @@ use super::{
 use crate::{
     host::{HostError, Proc},
     kernel::{Capability, Kernel, Method, Sizes},
+    program::{Binaries, Refusal, Target, find},
     views::check::{KernelReport, ProbeReport, Report, TargetReport},
-    watch::{Binaries, Refusal, Target, runtimes},
 };
 
 #[derive(Clone, Debug, Args)]
@@ -111,13 +111,13 @@ fn target_report(
         probes: Vec::new(),
         notes: Vec::new(),
     };
-    let found = runtimes::find(proc, binaries, pid, path, runtimes::Age::Old)?;
+    let found = find::find(proc, binaries, pid, path, find::Age::Old)?;
     match found.map(|found| (binaries.get(found.file), found)) {
         Ok((Some(binary), found)) => {
             report.library = found.library_path().map(str::to_owned);
             report.watchable = true;
-            report.go_version = Some(binary.understood.binary.go_version().to_string());
-            report.layout = Some(binary.understood.layout.source.to_string());
+            report.go_version = Some(binary.go.binary.go_version().to_string());
+            report.layout = Some(binary.go.layout.source.to_string());
             report.notes.clone_from(&binary.plan.notes);
             report.notes.extend(binary.plan.run.as_ref().err().map(|why| format!("no story can be told: {why}")));
             report.probes = binary

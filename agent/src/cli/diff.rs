@@ -17,10 +17,10 @@ use super::{
 use crate::{
     census::{CensusError, Detail},
     diff::compare,
+    dump::GoProcesses,
     export,
     host::Proc,
     saved::{self, MAX_BYTES, Saved},
-    subject::Subjects,
 };
 
 #[derive(Clone, Debug, Args)]
@@ -105,7 +105,7 @@ impl Options {
             CensusError::Host(error) => Failure::Host(error),
             why => Failure::Census { pid, why },
         };
-        let subject = Subjects::new(Proc::default(), self.symbols.understanding()).subject(pid).map_err(failure)?;
+        let subject = GoProcesses::new(Proc::default(), self.symbols.understanding()).subject(pid).map_err(failure)?;
         let detail = Detail { stacks: true, labels: false, waits: false };
         let census = subject.census(detail, self.timeout, ()).map_err(failure)?;
         let names = subject.names();

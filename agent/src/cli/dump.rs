@@ -14,9 +14,9 @@ use globset::{Glob, GlobMatcher};
 use super::{exit::Failure, target::Symbols};
 use crate::{
     census::{Census, CensusError, Detail},
-    export::{self, Dump, Selection},
+    dump::{Dump, GoProcesses},
+    export::{self, Selection},
     host::Proc,
-    subject::Subjects,
 };
 
 #[derive(Clone, Debug, Args)]
@@ -92,7 +92,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         CensusError::Host(error) => Failure::Host(error),
         why => Failure::Census { pid: options.pid, why },
     };
-    let subjects = Subjects::new(Proc::default(), options.symbols.understanding());
+    let subjects = GoProcesses::new(Proc::default(), options.symbols.understanding());
     let subject = subjects.subject(options.pid).map_err(failure)?;
     let detail = options.format.detail(!options.label.is_empty());
     let census = subject.census(detail, options.timeout, ()).map_err(failure)?;

@@ -6,11 +6,8 @@ use std::{
 };
 
 use crate::{
-    census::CensusError,
-    host::HostError,
-    serve::ServeError,
-    understood::UnderstandError,
-    watch::{WatchError, binaries::Refusal},
+    census::CensusError, go_binary::GoBinaryError, host::HostError, program::binaries::Refusal, serve::ServeError,
+    watch::WatchError,
 };
 
 /// How a command ended.
@@ -86,10 +83,9 @@ pub(super) fn report(done: Result<Exit, Failure>) -> Exit {
         // The probes were refused by the kernel, not by what the binary is.
         Failure::Watch(WatchError::Refused { why: Refusal::Attach(_), .. }) => Exit::Failure,
         // What the process is, not what went wrong.
-        Failure::Census { why: CensusError::Understand(why), .. } if why.is_not_go() => Exit::NothingToWatch,
+        Failure::Census { why: CensusError::GoBinary(why), .. } if why.is_not_go() => Exit::NothingToWatch,
         Failure::Census {
-            why: CensusError::Understand(UnderstandError::Layout(_)) | CensusError::NotFound { .. },
-            ..
+            why: CensusError::GoBinary(GoBinaryError::Layout(_)) | CensusError::NotFound { .. }, ..
         }
         | Failure::Host(HostError::NoExecutable { .. }) => Exit::NothingToWatch,
         Failure::Watch(WatchError::Refused { .. } | WatchError::Host(HostError::NoExecutable { .. })) => {

@@ -18,11 +18,11 @@ use super::{
 };
 use crate::{
     census::{CensusError, Detail},
-    export::{self, Names, findings::Watched},
+    dump::{GoProcess, GoProcesses, Names},
+    export::{self, findings::Watched},
     history::{History, Limits, population::Population},
     host::Proc,
     leaks::{self, Circumstances, Finding, Pattern},
-    subject::{Subject, Subjects},
 };
 
 /// Shortest time between two censuses.
@@ -73,7 +73,7 @@ pub(super) struct Options {
 struct Watch<'a> {
     options: &'a Options,
     pid: u32,
-    subject: &'a Subject,
+    subject: &'a GoProcess,
     names: Names<'a>,
     begun: Instant,
     history: History,
@@ -86,7 +86,7 @@ pub(super) fn run(options: &Options) -> Result<Exit, Failure> {
     let proc = Proc::default();
     let pid = options.target.pid(&proc)?;
     let failure = |why| failure(pid, why);
-    let subject = Subjects::new(proc.clone(), options.symbols.understanding()).subject(pid).map_err(failure)?;
+    let subject = GoProcesses::new(proc.clone(), options.symbols.understanding()).subject(pid).map_err(failure)?;
     let started = proc.boot_time().map(|boot| boot + subject.identity().since_boot());
     let process_age = started.and_then(|started| SystemTime::now().duration_since(started).ok());
     let mut watch = Watch {

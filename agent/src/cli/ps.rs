@@ -13,12 +13,9 @@ use super::{exit::Failure, target::TargetOptions};
 use crate::{
     binary::Binary,
     host::{Environment, FileId, FileSource, HostError, Identity, Limits, Proc},
+    program::{Binaries, Refusal, Target, find},
     runtime::{Allowance, Settings},
-    views::{
-        json,
-        ps::{Build, List, Row},
-    },
-    watch::{Binaries, Refusal, Target, runtimes},
+    views::ps::{Build, List, Row},
 };
 
 #[derive(Clone, Debug, Args)]
@@ -96,7 +93,7 @@ impl Lister {
         if !target.wants(&self.proc, pid, &exe)? {
             return Ok(None);
         }
-        let found = runtimes::find(&self.proc, &mut self.binaries, pid, exe.clone(), runtimes::Age::Old)?;
+        let found = find::find(&self.proc, &mut self.binaries, pid, exe.clone(), find::Age::Old)?;
         let reason = match &found {
             Ok(_) => None,
             Err(Refusal::NotGo) => return Ok(None),
@@ -104,8 +101,7 @@ impl Lister {
         };
         let watchable = found.as_ref().ok().and_then(|found| self.binaries.get(found.file));
         let library = found.as_ref().ok().and_then(|found| found.library_path().map(str::to_owned));
-        let facts =
-            self.facts(pid, watchable.as_ref().map(|watchable| &*watchable.understood.binary), library.is_some())?;
+        let facts = self.facts(pid, watchable.as_ref().map(|watchable| &*watchable.go.binary), library.is_some())?;
         let environment = self.proc.environment(pid)?;
         let cgroup = self.proc.cgroup(pid)?;
         let limits = cgroup.limits(&self.proc.cgroup_root());
@@ -131,7 +127,7 @@ impl Lister {
             environment: environment.iter().map(|(name, value)| (name, value.to_owned())).collect(),
             watchable: watchable.is_some(),
             reason,
-            layout: watchable.map(|watchable| watchable.understood.layout.source.to_string()),
+            layout: watchable.map(|watchable| watchable.go.layout.source.to_string()),
         }))
     }
 
@@ -162,7 +158,7 @@ impl Lister {
     fn started(&self, identity: Identity) -> Option<String> {
         let booted = self.proc.boot_time()?;
         let time = booted.checked_add(Duration::from_millis(identity.start_time.checked_mul(10)?))?;
-        Some(json::rfc3339(time))
+        Some(crate::export::schema::rfc3339(time))
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::{Deserialize, Deserializer};
 
-use crate::watch::{Pattern, Patterns, Rules, User};
+use crate::program::{Pattern, Patterns, Rules, User};
 
 /// Which of the host's processes. Each option may be given more than once: one of each kind must match, and no exclusion.
 #[derive(Clone, Debug, Default, PartialEq, Args, Deserialize)]

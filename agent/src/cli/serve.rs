@@ -14,8 +14,9 @@ use super::{
 };
 use crate::{
     governor::Fidelity,
+    program::Target,
     serve::{self, Address, Collector, Limits, ServeError, Settings, SettingsError, TlsFiles},
-    watch::{Config, Target},
+    watch::Config,
 };
 
 const EXAMPLES: &str = "\

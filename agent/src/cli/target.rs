@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{exit::Failure, rules::RuleOptions};
-use crate::{host::Proc, kernel::Method, symbols::SymbolSource, understood::Understanding, watch::Target};
+use crate::{go_binary::GoBinaries, host::Proc, kernel::Method, program::Target, symbols::SymbolSource};
 
 /// Which processes; every Go process of the host where nothing is given.
 #[derive(Clone, Debug, Args)]
@@ -95,15 +95,15 @@ impl TargetOptions {
         Target::Pids(pids)
     }
 
-    pub(super) fn understanding(&self) -> Arc<Understanding> {
+    pub(super) fn understanding(&self) -> Arc<GoBinaries> {
         self.symbols.understanding()
     }
 }
 
 impl Symbols {
     /// Understands binaries, with names from there.
-    pub(super) fn understanding(self) -> Arc<Understanding> {
-        Arc::new(Understanding::new(match self {
+    pub(super) fn understanding(self) -> Arc<GoBinaries> {
+        Arc::new(GoBinaries::new(match self {
             Self::Auto => SymbolSource::Auto,
             Self::Dwarf => SymbolSource::Dwarf,
             Self::Gopclntab => SymbolSource::Gopclntab,

@@ -21,8 +21,9 @@ use crate::{
     governor::Fidelity,
     host::Proc,
     kernel::Sizes,
+    snapshot::Snapshot,
     views::{Sort, TableOptions, json, table},
-    watch::{Config, SCAN_EVERY, Snapshot, Watch},
+    watch::{Config, SCAN_EVERY, Watch},
 };
 
 /// Shortest interval: below it the agent would do nothing but read.
@@ -197,7 +198,7 @@ impl Screen {
             return Ok(());
         }
         let mut options = self.options;
-        let time = json::rfc3339(snapshot.time);
+        let time = crate::export::schema::rfc3339(snapshot.time);
         if self.redraw {
             if let Ok(size) = rustix::termios::tcgetwinsize(&out) {
                 options.width = Some(size.ws_col);

@@ -8,10 +8,8 @@ use std::{
 
 use serde::Serialize;
 
-use super::{
-    profile::{Location, Sample},
-    tables::Tables,
-};
+use super::tables::Tables;
+use crate::saved::profile::{Location, Sample};
 use crate::{
     diff::{Difference, Row},
     history::population::{Kind, Population},

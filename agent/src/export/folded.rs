@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use super::Dump;
+use crate::dump::Dump;
 
 /// Writes the lines, in order of their text.
 ///

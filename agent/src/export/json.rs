@@ -7,11 +7,11 @@ use std::{
 
 use serde::{Serialize, Serializer, ser::SerializeSeq as _};
 
-use super::Dump;
+use super::schema::{SCHEMA, rfc3339};
+use crate::dump::Dump;
 use crate::{
     census::{Depth, Goroutine, Origin, StackId},
     symbols::Frame as Named,
-    views::json::{SCHEMA, rfc3339},
 };
 
 #[derive(Serialize)]

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{Dump, names};
+use crate::dump::{Dump, names};
 use crate::{
     census::{CallSite, OriginId, StackId, Status},
     history::population::{Kind, KindId, Kinds, Member, Object, Population},

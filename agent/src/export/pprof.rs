@@ -11,12 +11,10 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Dump, Group, Place,
-    profile::{Label, Location, Mapping, Sample},
-    tables::Tables,
-};
+use super::tables::Tables;
 use crate::census::{CallSite, Depth, LabelsId, StackId};
+use crate::dump::{Dump, Place, contents::Group};
+use crate::saved::profile::{Label, Location, Mapping, Sample};
 
 /// Writes the profile.
 ///

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use globset::GlobMatcher;
 
-use super::Dump;
 use crate::census::{Goroutine, Origin};
+use crate::dump::Dump;
 
 /// What is asked for; everything must hold.
 #[derive(Clone, Debug, Default)]

@@ -11,14 +11,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{
-    profile::{Label, Line, Location, Mapping, Sample},
-    tables::Tables,
-};
+use super::tables::Tables;
+use crate::saved::profile::{Label, Line, Location, Mapping, Sample};
 use crate::{
     ledger::Site,
+    snapshot::{CallerSnapshot, ProcessSnapshot, SiteSnapshot},
     symbols::Frame,
-    watch::snapshot::{CallerSnapshot, ProcessSnapshot, SiteSnapshot},
 };
 
 /// What is profiled.
@@ -167,7 +165,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::{export::profile::Profile, watch::snapshot::testing::process};
+    use crate::{saved::profile::Profile, snapshot::testing::process};
 
     #[test]
     fn a_difference_is_by_site_even_where_two_have_one_name() {

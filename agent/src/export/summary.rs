@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Dump, Place};
+use crate::dump::{Dump, Place};
 use crate::{
     census::{CallSite, Depth},
     symbols::Frame,

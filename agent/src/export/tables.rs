@@ -9,7 +9,7 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use prost::Message as _;
 
-use super::profile::{Function, Line, Profile, ValueType};
+use crate::saved::profile::{Function, Line, Profile, ValueType};
 
 /// A profile in the making.
 pub(super) struct Tables {

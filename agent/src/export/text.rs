@@ -8,7 +8,7 @@ use std::{
     io::{self, Write},
 };
 
-use super::{Dump, names::is_shown};
+use crate::dump::{Dump, names::is_shown};
 use crate::{
     census::{CallSite, Depth, Goroutine, Status},
     symbols::Frame,

@@ -5,13 +5,10 @@
 
 #![warn(clippy::indexing_slicing)]
 
-pub(crate) mod code;
 mod dwarf_layout;
-mod goroutine_totals;
 mod layout;
 mod layouts;
-mod number_places;
-mod numbers;
+pub(crate) mod number_places;
 pub(crate) mod scheduler;
 mod settings;
 mod system;
@@ -21,10 +18,8 @@ mod tests;
 mod wait_reasons;
 pub(crate) mod waiting;
 
-pub use goroutine_totals::GoroutineTotals;
 pub use layout::{Layout, LayoutError, LayoutSource};
 pub use number_places::NumberPlaces;
-pub use numbers::{LocalQueues, Numbers};
 pub use settings::{Allowance, Settings};
 pub use system::is_system_goroutine;
 pub use wait_reasons::{WaitReasonError, WaitReasons};

@@ -7,12 +7,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{code::data_references, layouts::Row, table::ROWS};
+use super::{layouts::Row, table::ROWS};
 use crate::{
     address::VirtAddr,
     binary::{
         Architecture, Binary, BinaryError,
         bytes::{u32_at, u64_at},
+        code::data_references,
     },
 };
 
@@ -24,30 +25,30 @@ const SYMBOL_BYTES: usize = 24;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NumberPlaces {
     /// `memstats`: `pause_total_ns`, `numgc`.
-    pub(super) memstats: Option<[VirtAddr; 2]>,
+    pub(crate) memstats: Option<[VirtAddr; 2]>,
     /// `gcController`: `gcPercentHeapGoal`, `heapLive`.
-    pub(super) controller: Option<[VirtAddr; 2]>,
+    pub(crate) controller: Option<[VirtAddr; 2]>,
     /// `sched`: `mnext`, `nmfreed`, `npidle`, the size of the run queue.
-    pub(super) sched: Option<[VirtAddr; 4]>,
-    pub(super) gomaxprocs: Option<VirtAddr>,
+    pub(crate) sched: Option<[VirtAddr; 4]>,
+    pub(crate) gomaxprocs: Option<VirtAddr>,
     /// `allp`, and where in a `p` its queue is: `p.goidcache`, which is in front of it.
-    pub(super) allp: Option<(VirtAddr, u64)>,
+    pub(crate) allp: Option<(VirtAddr, u64)>,
     /// What goroutines are counted by.
-    pub(super) goroutines: Option<GoroutineCountPlaces>,
+    pub(crate) goroutines: Option<GoroutineCountPlaces>,
 }
 
 /// Where a runtime counts its goroutines.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct GoroutineCountPlaces {
+pub(crate) struct GoroutineCountPlaces {
     /// `sched.goidgen`, `sched.ngsys`.
-    pub(super) sched: [VirtAddr; 2],
+    pub(crate) sched: [VirtAddr; 2],
     /// The sizes of `sched`'s lists of free goroutines.
-    pub(super) free: Vec<VirtAddr>,
-    pub(super) allp: VirtAddr,
+    pub(crate) free: Vec<VirtAddr>,
+    pub(crate) allp: VirtAddr,
     /// Offset of `p.goidcache`, with `p.goidcacheend` behind it.
-    pub(super) goidcache: u64,
+    pub(crate) goidcache: u64,
     /// Offset of the size of a `p`'s list of free goroutines.
-    pub(super) p_free: u64,
+    pub(crate) p_free: u64,
 }
 
 /// The variables, as addresses.

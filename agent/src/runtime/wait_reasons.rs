@@ -6,8 +6,11 @@
 
 use crate::{
     address::VirtAddr,
-    binary::{Binary, BinaryError, bytes::u64_at},
-    runtime::code::{compared_constants, data_references},
+    binary::{
+        Binary, BinaryError,
+        bytes::u64_at,
+        code::{compared_constants, data_references},
+    },
 };
 
 const FUNCTION: &str = "runtime.waitReason.String";

@@ -13,6 +13,7 @@
 
 mod counted;
 mod json;
+pub(crate) mod profile;
 mod proto;
 mod traceback;
 

@@ -4,11 +4,9 @@ use std::collections::HashMap;
 
 use prost::Message as _;
 
+use super::profile::{Function, Location, Profile};
 use super::{Saved, SavedError, frame};
-use crate::{
-    export::profile::{Function, Location, Profile},
-    history::population::{Kind, Kinds, Member, Population},
-};
+use crate::history::population::{Kind, Kinds, Member, Population};
 
 /// Calls of one stack; more are cut.
 const MAX_FRAMES: usize = 4096;

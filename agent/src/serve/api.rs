@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     census::Detail,
-    export::{self, Dump, Selection},
+    dump::Dump,
+    export::{self, Selection},
+    snapshot::SiteSnapshot,
     views::{Sort, json},
-    watch::snapshot::SiteSnapshot,
 };
 
 const JSON: &str = "application/json";

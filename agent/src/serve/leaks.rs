@@ -30,11 +30,11 @@ use super::{
 };
 use crate::{
     census::{CensusError, Detail},
+    dump::GoProcess,
     export::{self, findings::Watched},
     history::{History, Limits},
     leaks::{self, Circumstances, Finding},
-    subject::Subject,
-    watch::Snapshot,
+    snapshot::Snapshot,
 };
 
 /// What is remembered of one process.
@@ -179,7 +179,7 @@ struct Job {
 struct Known {
     pid: u32,
     /// `None` where it is not asked, or not again.
-    subject: Option<Subject>,
+    subject: Option<GoProcess>,
     begun: Instant,
     history: History,
     circumstances: Circumstances,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     export::metrics::{self, SiteBook},
-    watch::Snapshot,
+    snapshot::Snapshot,
 };
 
 /// What is counted, and the latest exposition.

@@ -20,9 +20,9 @@ use crate::{
     address::{Bias, RuntimeAddr},
     census::CensusError,
     host::{Identity, Place, Proc, ProcessMemory},
-    runtime::{NumberPlaces, Numbers},
-    subject::{AllFacts, Facts},
-    watch::Snapshot,
+    program::Numbers,
+    runtime::NumberPlaces,
+    snapshot::{Contexts, ProcessContext, Snapshot},
 };
 
 /// For a few words of memory.
@@ -78,14 +78,14 @@ struct Known {
 
 impl Reader {
     fn read(&mut self, snapshot: &Snapshot) {
-        let mut all = AllFacts::new();
+        let mut all = Contexts::new();
         let mut known = HashMap::new();
         for process in snapshot.processes.iter().filter(|process| !process.ended) {
             let mut one = self.known.remove(&process.id).unwrap_or_else(|| Known {
                 place: place(&self.state.proc, process.pid),
                 source: self.source(process.pid, process.start_time),
             });
-            let mut facts = Facts { place: one.place.clone(), numbers: Numbers::default() };
+            let mut facts = ProcessContext { place: one.place.clone(), numbers: Numbers::default() };
             match one.source.clone().map(|source| self.numbers(source)) {
                 Some(Ok(numbers)) => facts.numbers = numbers,
                 Some(Err(error)) => {

@@ -27,7 +27,7 @@ use crate::{
         metrics::{SiteBook, families},
         otlp::{Times, request},
     },
-    watch::Snapshot,
+    snapshot::Snapshot,
 };
 
 /// For a collector to take an export.

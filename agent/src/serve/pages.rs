@@ -13,7 +13,7 @@ use super::{
     reading::whole,
     state::{State, process},
 };
-use crate::{views::json::rfc3339, watch::snapshot::ProcessSnapshot};
+use crate::{export::schema::rfc3339, snapshot::ProcessSnapshot};
 
 const HTML: &str = "text/html; charset=utf-8";
 const STYLE: &str = "body{font:15px system-ui,sans-serif;margin:2em;max-width:80em}table{border-collapse:collapse}\

@@ -76,7 +76,7 @@ impl From<CensusError> for Problem {
             CensusError::Host(HostError::NoSuchProcess { .. } | HostError::NoExecutable { .. }) => {
                 Self::new(StatusCode::NOT_FOUND, "process", message)
             }
-            CensusError::Understand(why) if why.is_not_go() => Self::new(StatusCode::NOT_FOUND, "process", message),
+            CensusError::GoBinary(why) if why.is_not_go() => Self::new(StatusCode::NOT_FOUND, "process", message),
             CensusError::Starting | CensusError::Unsteady => {
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "census", message);
                 Self { retry_after_s: Some(1), ..problem }

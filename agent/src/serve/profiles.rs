@@ -21,8 +21,12 @@ use super::{
 };
 use crate::{
     census::Detail,
-    export::{self, Dump, Selection, site_profile, site_profile::SiteProfile},
-    watch::{Snapshot, snapshot::ProcessSnapshot},
+    dump::Dump,
+    export::{
+        self, Selection,
+        site_profile::{self, SiteProfile},
+    },
+    snapshot::{ProcessSnapshot, Snapshot},
 };
 
 const PROFILE: HeaderValue = HeaderValue::from_static("application/octet-stream");

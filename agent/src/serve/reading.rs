@@ -24,13 +24,12 @@ use super::{
 };
 use crate::{
     census::{Census, Detail},
-    export::Dump,
-    subject::Subject,
+    dump::{Dump, GoProcess},
 };
 
 /// A process and its goroutines.
 pub(super) struct Read {
-    pub(super) subject: Subject,
+    pub(super) subject: GoProcess,
     pub(super) census: Census,
     /// Held while they are being written.
     turn: Option<OwnedSemaphorePermit>,

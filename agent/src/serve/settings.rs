@@ -16,7 +16,7 @@ use axum::http::Uri;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::{guard::Token, tls};
-use crate::{governor::Budget, watch::Target};
+use crate::{governor::Budget, program::Target};
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,10 +12,10 @@ use super::{
     watcher::{Control, Snapshots, Watcher},
 };
 use crate::{
+    dump::GoProcesses,
+    go_binary::GoBinaries,
     host::Proc,
-    subject::{AllFacts, Subjects},
-    understood::Understanding,
-    watch::{Snapshot, snapshot::ProcessSnapshot},
+    snapshot::{Contexts, ProcessSnapshot, Snapshot},
 };
 
 /// What SIGHUP can change.
@@ -30,12 +30,12 @@ pub(super) struct State {
     snapshots: Snapshots,
     pub(super) control: Control,
     pub(super) proc: Proc,
-    pub(super) subjects: Subjects,
+    pub(super) subjects: GoProcesses,
     pub(super) censuses: CensusLimits,
     pub(super) metrics: Metrics,
     pub(super) leaks: Leaks,
     /// What is known of processes beside their counts.
-    facts: Mutex<Arc<AllFacts>>,
+    facts: Mutex<Arc<Contexts>>,
 }
 
 impl Live {
@@ -49,7 +49,7 @@ impl State {
     pub(super) fn new(
         settings: &Settings,
         live: settings::Live,
-        understanding: Arc<Understanding>,
+        understanding: Arc<GoBinaries>,
         watcher: &Watcher,
     ) -> prometheus::Result<Self> {
         let leaks = Leaks::new()?;
@@ -58,7 +58,7 @@ impl State {
             snapshots: watcher.snapshots(),
             control: watcher.control(),
             proc: Proc::default(),
-            subjects: Subjects::new(Proc::default(), understanding),
+            subjects: GoProcesses::new(Proc::default(), understanding),
             censuses: CensusLimits::new(settings.limits.censuses),
             metrics: Metrics::new(settings.site_series, leaks.series())?,
             leaks,
@@ -86,11 +86,11 @@ impl State {
     }
 
     /// What was found of processes last, beside their counts.
-    pub(super) fn facts(&self) -> Arc<AllFacts> {
+    pub(super) fn facts(&self) -> Arc<Contexts> {
         Arc::clone(&self.facts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn set_facts(&self, facts: AllFacts) {
+    pub(super) fn set_facts(&self, facts: Contexts) {
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
     }
 

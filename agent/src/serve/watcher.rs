@@ -17,7 +17,9 @@ use super::ServeError;
 use crate::{
     governor::{Budget, Fidelity},
     host::Proc,
-    watch::{Config, Pinned, SCAN_EVERY, Snapshot, Target, Watch, WatchError},
+    program::Target,
+    snapshot::Snapshot,
+    watch::{Config, Pinned, SCAN_EVERY, Watch, WatchError},
 };
 
 /// What was published last; `None` before the first.

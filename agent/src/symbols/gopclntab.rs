@@ -5,8 +5,7 @@
 use super::{Frame, SymbolError};
 use crate::{
     address::VirtAddr,
-    binary::{Binary, BinaryError, pclntab::Record},
-    runtime::code,
+    binary::{Binary, BinaryError, code, pclntab::Record},
 };
 
 /// Deeper than the compiler's inlining budget allows.

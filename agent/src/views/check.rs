@@ -4,7 +4,7 @@ use std::{fmt::Write as _, io};
 
 use serde::Serialize;
 
-use super::json::SCHEMA;
+use crate::export::schema::SCHEMA;
 
 /// Everything `check` found.
 #[derive(Debug, Serialize)]

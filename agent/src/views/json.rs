@@ -5,17 +5,10 @@ use std::{collections::BTreeMap, io, time::SystemTime};
 
 use serde::Serialize;
 
-use super::story::{self, Spent, Story};
-use crate::{
-    subject::{AllFacts, Facts},
-    watch::{
-        Snapshot,
-        snapshot::{ProcessSnapshot, SiteSnapshot},
-    },
-};
+use crate::export::schema::{SCHEMA, rfc3339};
 
-/// The schema's version, in every object.
-pub const SCHEMA: u32 = 1;
+use super::story::{self, Spent, Story};
+use crate::snapshot::{Contexts, ProcessContext, ProcessSnapshot, SiteSnapshot, Snapshot};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -141,12 +134,12 @@ pub fn write(mut out: impl io::Write, snapshot: &Snapshot) -> io::Result<()> {
 /// # Errors
 ///
 /// What writing says.
-pub fn write_processes(mut out: impl io::Write, snapshot: &Snapshot, facts: &AllFacts) -> io::Result<()> {
+pub fn write_processes(mut out: impl io::Write, snapshot: &Snapshot, facts: &Contexts) -> io::Result<()> {
     write_document(&mut out, snapshot, Some(facts))
 }
 
-fn write_document(out: &mut impl io::Write, snapshot: &Snapshot, facts: Option<&AllFacts>) -> io::Result<()> {
-    let unknown = Facts::default();
+fn write_document(out: &mut impl io::Write, snapshot: &Snapshot, facts: Option<&Contexts>) -> io::Result<()> {
+    let unknown = ProcessContext::default();
     let facts_of = |one: &ProcessSnapshot| facts.map(|facts| facts.get(&one.id).unwrap_or(&unknown));
     let document = Document {
         schema: SCHEMA,
@@ -201,14 +194,8 @@ pub fn write_sites(
     write_line(&mut out, &document)
 }
 
-/// A time in UTC with milliseconds.
-#[must_use]
-pub fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
-}
-
 /// With its sites, or with facts of it.
-fn process<'a>(process: &'a ProcessSnapshot, facts: Option<&'a Facts>) -> Process<'a> {
+fn process<'a>(process: &'a ProcessSnapshot, facts: Option<&'a ProcessContext>) -> Process<'a> {
     let place = facts.map(|facts| &facts.place);
     Process {
         pid: process.pid,

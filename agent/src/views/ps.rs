@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io, path::Path};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use super::json::SCHEMA;
+use crate::export::schema::SCHEMA;
 
 /// The Go processes of a host.
 #[derive(Debug, Serialize)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::json::rounded;
 use crate::{
     ledger::story::quantile,
-    watch::snapshot::{SiteSnapshot, StorySnapshot},
+    snapshot::{SiteSnapshot, StorySnapshot},
 };
 
 #[derive(Serialize)]

@@ -8,11 +8,8 @@ use parkranger_common::counts::ProcessId;
 use super::story;
 use crate::{
     governor::Fidelity,
+    snapshot::{ProcessSnapshot, SiteSnapshot, Snapshot},
     symbols::Frame,
-    watch::{
-        Snapshot,
-        snapshot::{ProcessSnapshot, SiteSnapshot},
-    },
 };
 
 /// What rows are sorted by, largest first.

@@ -123,7 +123,7 @@ fn place(key: &CallerKey) -> (Site, RuntimeAddr) {
 fn first_goids(proc: &Proc, process: &Watched, binary: &Watchable, processors: Vec<RuntimeAddr>) -> Vec<Option<u64>> {
     let (sender, answer) = mpsc::channel();
     let (proc, identity, number) = (proc.clone(), process.identity, processors.len());
-    let witness = process.bias.to_runtime(binary.understood.binary.function_table_address());
+    let witness = process.bias.to_runtime(binary.go.binary.function_table_address());
     let goidcache = process.goids.goidcache;
     let read = move || {
         let Ok(memory) = ProcessMemory::open(&proc, identity, witness) else { return };

@@ -114,7 +114,7 @@ impl Job {
         asked: &Receiver<Vec<RuntimeAddr>>,
         stocks: &Sender<Stocks>,
     ) {
-        let witness = self.bias.to_runtime(self.binary.understood.binary.function_table_address());
+        let witness = self.bias.to_runtime(self.binary.go.binary.function_table_address());
         let memory = match ProcessMemory::open(&self.proc, self.identity, witness) {
             Ok(memory) => memory,
             Err(error) => {
@@ -139,7 +139,7 @@ impl Job {
     }
 
     fn goroutines(&self, memory: &ProcessMemory) -> Result<Findings, CensusError> {
-        let (binary, layout) = (Arc::clone(&self.binary.understood.binary), self.binary.understood.layout.clone());
+        let (binary, layout) = (Arc::clone(&self.binary.go.binary), self.binary.go.layout.clone());
         let runtime = Runtime::find(memory, binary, self.bias, layout)?;
         let census = runtime.census(memory, Detail::default())?;
         let goroutines = census.goroutines.iter();

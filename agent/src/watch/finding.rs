@@ -11,11 +11,9 @@ use parkranger_common::{counts::ProcessId, probe::ProbeWord, record::ProcessSeen
 use tracing::{debug, info};
 
 use super::{
-    Binaries, Config, Found, Refusal, Target, WatchError, Watchable,
+    Binaries, Config, Found, ProbeSet, Refusal, Target, WatchError, Watchable,
     census_thread::CensusThread,
     code::probed,
-    probes::ProbeSet,
-    runtimes::{self, Age},
     shared::{Host, Shared, Watched},
 };
 use crate::{
@@ -23,6 +21,7 @@ use crate::{
     host::{FileId, HostError, Identity, Proc, cpu_time_ns, monotonic_ns, process::ThreadTime, ticks_since_boot},
     kernel::{Attach, Count},
     ledger::Recording,
+    program::find::{self, Age},
     runtime::scheduler::GoidStock,
 };
 
@@ -117,7 +116,7 @@ impl Finder {
         if !self.target.wants(&self.proc, identity.pid, &exe)? {
             return Ok(None);
         }
-        match runtimes::find(&self.proc, &mut self.binaries, identity.pid, exe.clone(), age)? {
+        match find::find(&self.proc, &mut self.binaries, identity.pid, exe.clone(), age)? {
             Ok(found) => {
                 self.refused.remove(&identity);
                 Ok(Some(found))
@@ -263,12 +262,12 @@ impl Host for Finder {
 
 /// Where the runtime of a binary keeps the numbers of goroutines to come.
 pub(super) fn goids(binary: &Watchable) -> Window {
-    let stock = GoidStock::of(binary.understood.binary.go_version());
+    let stock = GoidStock::of(binary.go.binary.go_version());
     Window {
         process: ProcessId(0),
         tail: ProcessId(0),
-        goid: u64::from(binary.understood.layout.goid),
-        m: u64::from(binary.understood.layout.m),
+        goid: u64::from(binary.go.layout.goid),
+        m: u64::from(binary.go.layout.m),
         p: u64::from(stock.m_p),
         goidcache: u64::from(stock.p_goidcache),
     }

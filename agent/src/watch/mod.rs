@@ -5,11 +5,10 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | [`target`], [`rules`] | which processes are meant |
 //! | [`finding`] | looks at processes: who they are, and if they can be watched |
 //! | `adoption` | takes them under watch: those there are, and every program begun afterwards |
 //! | `choosing` | leaves out those that are not meant, also when the choice changes |
-//! | [`binaries`], `same_file` | what is known of each binary, once, for all its processes and under all its names |
+//! | `same_file` | finds the names of one binary that are one file to the kernel |
 //! | `probes` | what is attached to one binary |
 //! | `code` | checks that probes can fire in a process |
 //! | `fidelity`, `sampling` | which probes the budget allows, and the slices of time in which events are sampled |
@@ -17,14 +16,13 @@
 //! | [`stories`] | waits and lifetimes, for as long as the user asks for them |
 //! | `audits`, `census_thread` | the baseline of each process, and later checks of it |
 //! | `ending` | the last counts of processes that ended, kept for a while |
-//! | [`snapshot`] | the ledger with names instead of addresses, for views and exports |
+//! | `snapshot` | the ledger with names instead of addresses, for views and exports |
 //!
 //! A process of a watched binary that starts later is counted from its first goroutine on: the kernel side adopts it by
 //! itself and tells. Of any other program that begins the kernel side tells too.
 
 mod adoption;
 mod audits;
-pub mod binaries;
 mod callers;
 mod census_thread;
 mod choosing;
@@ -33,16 +31,12 @@ mod ending;
 mod fidelity;
 pub mod finding;
 mod probes;
-mod proof;
-pub mod rules;
-pub mod runtimes;
 mod same_file;
 mod sampling;
 mod shared;
-pub mod snapshot;
+mod snapshot;
 pub mod stacks;
 pub mod stories;
-pub mod target;
 #[cfg(test)]
 mod tests;
 
@@ -61,23 +55,20 @@ use parkranger_common::{
 };
 use tracing::{debug, info, warn};
 
-pub use binaries::{Binaries, Refusal, Watchable};
 pub use finding::Refused;
-pub use rules::{Pattern, Patterns, Rules, User};
-pub use runtimes::Found;
-pub use snapshot::{ProcessSnapshot, Snapshot};
 pub use stories::Pinned;
-pub use target::Target;
 
 use crate::{
     address::RuntimeAddr,
+    go_binary::GoBinaries,
     governor::{Budget, Fidelity, Governor},
     host::{HostError, Identity, Proc, monotonic_ns},
     kernel::{
         Capability, Kernel, KernelError, Method, Records, Sizes,
         calibrate::{Calibration, OwnProbes},
     },
-    understood::Understanding,
+    program::{Binaries, Found, ProbeSet, Refusal, Target, Watchable},
+    snapshot::{ProcessSnapshot, Snapshot},
 };
 use audits::Auditor;
 use callers::ByCaller;
@@ -121,7 +112,7 @@ pub struct Config {
     /// Which processes.
     pub target: Target,
     /// What is known of binaries; others may ask there, too.
-    pub understanding: Arc<Understanding>,
+    pub understanding: Arc<GoBinaries>,
     /// Sizes of the kernel's maps.
     pub sizes: Sizes,
     /// Time between two audits of a process.

@@ -2,7 +2,6 @@
 //! go by itself.
 
 use std::{
-    fs::File,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,19 +12,8 @@ use crate::{
     governor::Fidelity,
     kernel::{Attach, KernelError, attach::Probe},
     ledger::{Counted, Recording},
+    program::ProbeSet,
 };
-
-/// The probes of one binary as the kernel takes them.
-pub struct ProbeSet {
-    /// The file they go into.
-    pub file: Arc<File>,
-    /// The binary's part of every probe's word.
-    pub word: ProbeWord,
-    /// Births, parks, exits.
-    pub probes: Vec<Probe>,
-    /// Those of a story, beside them; or why none can be told.
-    pub story: Result<Vec<Probe>, String>,
-}
 
 /// What is attached to one binary, and what is on its way out.
 pub(super) struct Probes<K: Attach> {

@@ -109,7 +109,7 @@ impl<K: Attach + Count> Shared<K, Finder> {
                 let (identity, found) = processes.first()?;
                 let bias = found.bias(&self.host.proc, identity.pid, &binary).ok()?;
                 let instruction = Instruction { offset: point.offset, address: bias.to_runtime(point.address) };
-                let witness = bias.to_runtime(binary.understood.binary.function_table_address());
+                let witness = bias.to_runtime(binary.go.binary.function_table_address());
                 Some(Reader { identity: *identity, witness, instruction })
             })
             .collect();

@@ -12,10 +12,10 @@ use std::{
 use parkranger_common::{counts::ProcessId, window::Window};
 
 use super::{
-    Found, ProcessSnapshot, Target,
+    Found, ProbeSet, ProcessSnapshot, Target,
     census_thread::{Findings, Stocks},
     code::Code,
-    probes::{ProbeSet, Probes},
+    probes::Probes,
     stacks::StackBytes,
     stories::Told,
 };

@@ -17,6 +17,7 @@ use crate::{
     governor::Fidelity,
     host::{FileId, monotonic_ns},
     kernel::{Attach, Count},
+    snapshot::Telling,
 };
 
 /// The stories of binaries that end by themselves.
@@ -46,15 +47,6 @@ impl Told {
     pub(super) fn until(&self, now: Instant) -> Duration {
         self.before + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
-}
-
-/// State of a story.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Telling {
-    /// Time for which it was told.
-    pub told: Duration,
-    /// When it ends; `None` where it has ended, or does not end by itself.
-    pub ends_in: Option<Duration>,
 }
 
 /// Answer to a request for a fidelity.

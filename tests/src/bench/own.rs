@@ -4,10 +4,10 @@ use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use parkranger::{
+    go_binary::GoBinaries,
     kernel::{Attachment, Capability, Kernel, Sizes, attach::Probe},
+    program::Binaries,
     symbols::SymbolSource,
-    understood::Understanding,
-    watch::Binaries,
 };
 use parkranger_common::{
     counts::{Process, ProcessId},
@@ -74,7 +74,7 @@ impl Variant for Own {
     }
 
     fn attach(&mut self, target: &Traced, event: Event) -> Result<()> {
-        let mut binaries = Binaries::new(Arc::new(Understanding::new(SymbolSource::Auto)));
+        let mut binaries = Binaries::new(Arc::new(GoBinaries::new(SymbolSource::Auto)));
         let file = binaries.understand(Arc::new(File::open(&target.path)?))?;
         let binary = binaries.get(file).context("the target's binary")?;
         // Each attachment is a run of its own in the counters.

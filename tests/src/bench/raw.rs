@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use parkranger::go_binary::GoBinaries;
+use parkranger::program::Binaries;
 use parkranger::symbols::SymbolSource;
-use parkranger::understood::Understanding;
-use parkranger::watch::Binaries;
 
 use super::variants::{Event, Traced, Variant};
 use crate::breakpoints::{wait_until_clean, wait_until_probed};
@@ -97,7 +97,7 @@ impl Variant for Raw {
     }
 
     fn attach(&mut self, target: &Traced, event: Event) -> Result<()> {
-        let mut binaries = Binaries::new(Arc::new(Understanding::new(SymbolSource::Auto)));
+        let mut binaries = Binaries::new(Arc::new(GoBinaries::new(SymbolSource::Auto)));
         let file = binaries.understand(Arc::new(File::open(&target.path)?))?;
         let binary = binaries.get(file).context("the target's binary")?;
         let offsets: Vec<u64> =

@@ -3,7 +3,7 @@
 use prometheus::proto::LabelPair;
 
 use super::family::{Family, label};
-use crate::watch::snapshot::{ProcessSnapshot, Snapshot};
+use crate::snapshot::{ProcessSnapshot, Snapshot};
 
 pub(super) struct Governed {
     fidelity: Family,

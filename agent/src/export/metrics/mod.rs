@@ -23,9 +23,8 @@ use sites::SiteCounts;
 use story::Story;
 
 use crate::{
-    runtime::Numbers,
-    subject::{AllFacts, Facts},
-    watch::snapshot::{ProcessSnapshot, Snapshot},
+    program::Numbers,
+    snapshot::{Contexts, ProcessContext, ProcessSnapshot, Snapshot},
 };
 
 /// What the text is sent as.
@@ -36,15 +35,15 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// # Errors
 ///
 /// What the encoder says of the families.
-pub fn render(snapshot: &Snapshot, facts: &AllFacts, book: &mut SiteBook) -> prometheus::Result<String> {
+pub fn render(snapshot: &Snapshot, facts: &Contexts, book: &mut SiteBook) -> prometheus::Result<String> {
     TextEncoder::new().encode_to_string(&families(snapshot, facts, book))
 }
 
 /// A snapshot as metric families.
 #[must_use]
-pub fn families(snapshot: &Snapshot, facts: &AllFacts, book: &mut SiteBook) -> Vec<MetricFamily> {
+pub fn families(snapshot: &Snapshot, facts: &Contexts, book: &mut SiteBook) -> Vec<MetricFamily> {
     let mut families = Families::new();
-    let unknown = Facts::default();
+    let unknown = ProcessContext::default();
     for process in &snapshot.processes {
         families.process(process, facts.get(&process.id).unwrap_or(&unknown));
     }
@@ -134,7 +133,7 @@ impl Families {
         }
     }
 
-    fn process(&mut self, process: &ProcessSnapshot, facts: &Facts) {
+    fn process(&mut self, process: &ProcessSnapshot, facts: &ProcessContext) {
         let own = labels(process);
         let with = |name, value: &str| own.iter().cloned().chain([label(name, value)]).collect::<Vec<_>>();
         let library = process.library.as_deref().unwrap_or_default();

@@ -12,10 +12,7 @@ use parkranger_common::counts::ProcessId;
 
 use crate::{
     ledger::Site,
-    watch::{
-        Snapshot,
-        snapshot::{ProcessSnapshot, SiteSnapshot},
-    },
+    snapshot::{ProcessSnapshot, SiteSnapshot, Snapshot},
 };
 
 /// Counts of a site, or of several.
@@ -323,7 +320,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::watch::snapshot::testing::process;
+    use crate::snapshot::testing::process;
 
     /// Births by name, with those of the others.
     fn births(book: &mut SiteBook, sites: &[(u64, i64, u64)]) -> BTreeMap<String, u64> {

@@ -4,7 +4,7 @@ use parkranger_common::story::{Histogram, bound};
 use prometheus::proto::{self, Bucket, LabelPair};
 
 use super::family::{Family, label};
-use crate::watch::snapshot::ProcessSnapshot;
+use crate::snapshot::ProcessSnapshot;
 
 /// Of the ledger's buckets, four for each doubling, every eighth ends one here: four times as long as the one before, from
 /// 1.024 µs to 275 s, as wide as that is.

@@ -27,7 +27,7 @@ impl Adopting {
     }
 
     fn on_host() -> Self {
-        Self::new(Target::Host(super::super::Rules::default()))
+        Self::new(Target::Host(crate::program::Rules::default()))
     }
 
     fn scan(&mut self) {
@@ -141,7 +141,7 @@ fn a_process_that_ends_while_it_is_looked_at_is_passed_over() {
 
 #[test]
 fn another_program_of_a_named_pid_is_not_meant() {
-    for (target, watched) in [(Target::Pids(vec![1]), 0), (Target::Host(super::super::Rules::default()), 1)] {
+    for (target, watched) in [(Target::Pids(vec![1]), 0), (Target::Host(crate::program::Rules::default()), 1)] {
         let mut adopting = Adopting::new(target);
         adopting.world.start(1, file(1), 2, A);
         adopting.world.shared.program_begun(1, &mut adopting.muted, &mut adopting.control).unwrap();

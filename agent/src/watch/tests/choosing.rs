@@ -1,7 +1,7 @@
 //! Another choice while the watch goes on.
 
 use super::{
-    super::{Rules, Target, choosing::Muted, fidelity::FidelityControl},
+    super::{Target, choosing::Muted, fidelity::FidelityControl},
     fake::{World, file, site},
 };
 use crate::{
@@ -66,7 +66,7 @@ fn who_is_muted_and_gone_leaves_the_list() {
 fn a_muted_process_that_becomes_another_program_leaves_the_list() {
     let (mut world, mut muted) = two_processes();
     let id = world.id(1);
-    world.shared.leave_out(&Target::Host(Rules::default()), &mut muted).unwrap();
+    world.shared.leave_out(&Target::Host(crate::program::Rules::default()), &mut muted).unwrap();
     muted.became_another(id, &mut world.shared.kernel).unwrap();
     assert_eq!(world.is_listed(1), Some(true), "it was never muted");
     world.shared.leave_out(&Target::Pids(vec![2]), &mut muted).unwrap();

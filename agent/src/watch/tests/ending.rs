@@ -5,12 +5,13 @@ use std::time::Duration;
 use parkranger_common::counts::ProcessId;
 
 use super::{
-    super::{choosing::Muted, fidelity::FidelityControl, snapshot::testing},
+    super::{choosing::Muted, fidelity::FidelityControl},
     fake::{World, file, site},
 };
 use crate::{
     governor::{Fidelity, Governor},
     kernel::Count as _,
+    snapshot::testing,
 };
 
 const A: crate::ledger::Site = site(1);

@@ -20,10 +20,9 @@ use parkranger_common::{
 };
 
 use super::super::{
-    Found, Refusal, Rules, Target, WatchError,
+    Found, ProbeSet, Refusal, Target, WatchError,
     census_thread::{Findings, Stocks},
     finding::{Fresh, Look},
-    probes::ProbeSet,
     shared::{CensusInProgress, Host, Shared, Watched},
     stacks::StackBytes,
 };
@@ -157,7 +156,7 @@ impl World {
     }
 
     pub(super) fn whole_host() -> Self {
-        Self::new(Target::Host(Rules::default()))
+        Self::new(Target::Host(crate::program::Rules::default()))
     }
 
     pub(super) fn model(&self) -> RefMut<'_, Model> {

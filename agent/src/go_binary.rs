@@ -1,7 +1,7 @@
 //! What is known of a binary with a Go runtime: worked out once, for all its processes and whoever asks.
 //!
 //! The watch holds what it has probes in; requests ask for any. Both ask here, so that no binary is read twice. Refuses what
-//! its parts refuse, with [`UnderstandError`].
+//! its parts refuse, with [`GoBinaryError`].
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ const MAX_KNOWN: usize = 1024;
 const MAX_RECENT: usize = 16;
 
 /// A binary with a Go runtime.
-pub struct Understood {
+pub struct GoBinary {
     /// Its facts.
     pub binary: Arc<Binary>,
     /// The layout of its runtime.
@@ -35,7 +35,7 @@ pub struct Understood {
 
 /// Why a binary is not understood.
 #[derive(Debug, thiserror::Error)]
-pub enum UnderstandError {
+pub enum GoBinaryError {
     /// It cannot be read, is damaged, or is none of Go.
     #[error(transparent)]
     Binary(#[from] BinaryError),
@@ -50,7 +50,7 @@ pub enum UnderstandError {
     Symbols(#[from] SymbolError),
 }
 
-impl UnderstandError {
+impl GoBinaryError {
     /// Whether there is no Go in the file: most programs.
     #[must_use]
     pub fn is_not_go(&self) -> bool {
@@ -59,7 +59,7 @@ impl UnderstandError {
 }
 
 /// Binaries understood so far. Shared by all threads.
-pub struct Understanding {
+pub struct GoBinaries {
     symbols: SymbolSource,
     known: Mutex<Known>,
 }
@@ -69,17 +69,17 @@ struct Known {
     /// The latest used first.
     files: VecDeque<File>,
     /// The latest used first.
-    recent: VecDeque<Arc<Understood>>,
+    recent: VecDeque<Arc<GoBinary>>,
 }
 
 struct File {
     id: FileId,
     version: FileVersion,
     /// `None` where there is no Go in it.
-    found: Option<Weak<Understood>>,
+    found: Option<Weak<GoBinary>>,
 }
 
-impl Understanding {
+impl GoBinaries {
     /// Nothing is understood yet. Names will be taken from `symbols`.
     #[must_use]
     pub fn new(symbols: SymbolSource) -> Self {
@@ -90,11 +90,11 @@ impl Understanding {
     ///
     /// # Errors
     ///
-    /// [`UnderstandError`].
-    pub fn of(&self, source: FileSource, id: FileId) -> Result<Arc<Understood>, UnderstandError> {
+    /// [`GoBinaryError`].
+    pub fn of(&self, source: FileSource, id: FileId) -> Result<Arc<GoBinary>, GoBinaryError> {
         let version = source.version();
         if let Some(remembered) = self.remembered(id, version) {
-            return remembered.ok_or(UnderstandError::Binary(BinaryError::NotGo));
+            return remembered.ok_or(GoBinaryError::Binary(BinaryError::NotGo));
         }
         // Not under the lock: large binaries take a while. Two that ask at once may both do it.
         match understand(source, self.symbols).map(Arc::new) {
@@ -111,7 +111,7 @@ impl Understanding {
         }
     }
 
-    fn remembered(&self, id: FileId, version: FileVersion) -> Option<Option<Arc<Understood>>> {
+    fn remembered(&self, id: FileId, version: FileVersion) -> Option<Option<Arc<GoBinary>>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let at = known.files.iter().position(|file| (file.id, file.version) == (id, version))?;
         let file = known.files.remove(at)?;
@@ -127,7 +127,7 @@ impl Understanding {
         Some(answer)
     }
 
-    fn remember(&self, id: FileId, version: FileVersion, found: Option<&Arc<Understood>>) {
+    fn remember(&self, id: FileId, version: FileVersion, found: Option<&Arc<GoBinary>>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.files.retain(|file| file.id != id);
         known.files.push_front(File { id, version, found: found.map(Arc::downgrade) });
@@ -139,25 +139,25 @@ impl Understanding {
 }
 
 impl Known {
-    fn use_now(&mut self, understood: &Arc<Understood>) {
+    fn use_now(&mut self, understood: &Arc<GoBinary>) {
         self.recent.retain(|recent| !Arc::ptr_eq(recent, understood));
         self.recent.push_front(Arc::clone(understood));
         self.recent.truncate(MAX_RECENT);
     }
 }
 
-impl fmt::Debug for Understanding {
+impl fmt::Debug for GoBinaries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Understanding").field("symbols", &self.symbols).finish_non_exhaustive()
+        f.debug_struct("GoBinaries").field("symbols", &self.symbols).finish_non_exhaustive()
     }
 }
 
-fn understand(source: FileSource, symbols: SymbolSource) -> Result<Understood, UnderstandError> {
+fn understand(source: FileSource, symbols: SymbolSource) -> Result<GoBinary, GoBinaryError> {
     let binary = Arc::new(DebugFolder::default().read_binary(source)?);
     let layout = Layout::of(&binary)?;
     let wait_reasons = WaitReasons::of(&binary)?;
     let symbolizer = Symbolizer::new(Arc::clone(&binary), symbols)?;
-    Ok(Understood { binary, layout, wait_reasons, symbolizer })
+    Ok(GoBinary { binary, layout, wait_reasons, symbolizer })
 }
 
 #[cfg(test)]
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use crate::binary::testing::{Variant, toolchains};
 
-    fn ask(understanding: &Understanding, path: &Path) -> Result<Arc<Understood>, UnderstandError> {
+    fn ask(understanding: &GoBinaries, path: &Path) -> Result<Arc<GoBinary>, GoBinaryError> {
         let (source, id) = FileSource::new(Arc::new(fs::File::open(path).unwrap())).unwrap();
         understanding.of(source, id)
     }
@@ -177,7 +177,7 @@ mod tests {
         let (folder, toolchain) = (tempfile::tempdir().unwrap(), toolchains().pop().unwrap());
         let path = folder.path().join("program");
         fs::copy(&toolchain.program(Variant::Stripped).path, &path).unwrap();
-        let understanding = Understanding::new(SymbolSource::Auto);
+        let understanding = GoBinaries::new(SymbolSource::Auto);
         let first = ask(&understanding, &path).unwrap();
         assert!(Arc::ptr_eq(&first, &ask(&understanding, &path).unwrap()));
 

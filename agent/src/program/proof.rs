@@ -37,8 +37,7 @@ pub(super) enum Proof {
 /// Asks the memory of one process.
 pub(super) fn prove(proc: &Proc, identity: Identity, bias: Bias, watchable: &Watchable) -> Proof {
     let (sender, answer) = mpsc::channel();
-    let (proc, binary, layout) =
-        (proc.clone(), Arc::clone(&watchable.understood.binary), watchable.understood.layout.clone());
+    let (proc, binary, layout) = (proc.clone(), Arc::clone(&watchable.go.binary), watchable.go.layout.clone());
     let read = move || {
         let witness = bias.to_runtime(binary.function_table_address());
         let mut proof = Proof::Open("it was not tried".to_owned());

@@ -9,11 +9,11 @@
 //! so `sched` is read before and after the processors, until it held still. In a storm of some 100,000 births per second on
 //! each processor it never does for long, and the last reading is taken, wrong by the few batches that moved in it.
 
-use super::{number_places::NumberPlaces, scheduler::GOID_BATCH};
 use crate::{
     address::{Bias, RuntimeAddr},
     binary::bytes::{u32_at, u64_at},
     host::{Batch, Memory, MemoryError},
+    runtime::{NumberPlaces, scheduler::GOID_BATCH},
 };
 
 /// Goroutines of one process at one moment, by the runtime's own counts.

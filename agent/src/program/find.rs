@@ -43,7 +43,7 @@ impl Found {
     /// [`HostError::NoSuchProcess`], [`HostError::NotPermitted`], [`HostError::Unreadable`].
     pub fn bias(&self, proc: &Proc, pid: u32, binary: &Watchable) -> Result<Bias, HostError> {
         let Some(library) = &self.library else { return proc.bias(pid, binary.program_headers) };
-        let bias = binary.understood.binary.bias_of_mapping(library.start, library.end, library.offset);
+        let bias = binary.go.binary.bias_of_mapping(library.start, library.end, library.offset);
         bias.ok_or_else(|| HostError::Unreadable {
             path: proc.root().join(format!("{pid}/maps")),
             why: format!("{} is not mapped the way its program headers say", library.path),
@@ -100,7 +100,7 @@ fn proved(
     if watchable.is_proved() {
         return Ok(Ok(found));
     }
-    let guessed = watchable.understood.layout.source.is_guess();
+    let guessed = watchable.go.layout.source.is_guess();
     if age == Age::New && !guessed {
         return Ok(Ok(found));
     }
@@ -111,7 +111,7 @@ fn proved(
             Ok(found)
         }
         Proof::Open(why) if guessed => {
-            Err(Refusal::Unproved(format!("layout from {}: {why}", watchable.understood.layout.source)))
+            Err(Refusal::Unproved(format!("layout from {}: {why}", watchable.go.layout.source)))
         }
         Proof::Open(why) => {
             tracing::debug!("process {pid}: its layout is not proved: {why}");
@@ -119,7 +119,7 @@ fn proved(
         }
         Proof::Contradicted(why) => Err(Refusal::Unproved(format!(
             "its memory contradicts the layout from {}: {why}",
-            watchable.understood.layout.source
+            watchable.go.layout.source
         ))),
     })
 }

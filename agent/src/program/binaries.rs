@@ -11,15 +11,14 @@ use std::{
 
 use parkranger_common::probe::{Event, GOffsets, NO_BINARY, ProbeWord};
 
-use super::probes::ProbeSet;
 use crate::{
     address::VirtAddr,
     binary::{Architecture, may_hold_go},
+    go_binary::{GoBinaries, GoBinary, GoBinaryError},
     host::{FileId, FileSource, FileVersion, HostError, MappedFile, Mapping},
     kernel::attach::Probe,
     plan::{GoroutineSource, Plan, ProbePoint},
     symbols::{Cache, Frame},
-    understood::{UnderstandError, Understanding, Understood},
 };
 
 /// Why the processes of a binary are not watched.
@@ -59,10 +58,22 @@ pub enum Refusal {
     },
 }
 
+/// The probes of one binary as the kernel takes them.
+pub struct ProbeSet {
+    /// The file they go into.
+    pub file: Arc<File>,
+    /// The binary's part of every probe's word.
+    pub word: ProbeWord,
+    /// Births, parks, exits.
+    pub probes: Vec<Probe>,
+    /// Those of a story, beside them; or why none can be told.
+    pub story: Result<Vec<Probe>, String>,
+}
+
 /// A binary that can be watched.
 pub struct Watchable {
     /// What there is to know of it without its probes.
-    pub understood: Arc<Understood>,
+    pub go: Arc<GoBinary>,
     /// Where the program headers are in the file's addresses: with what the process says, the bias.
     pub program_headers: VirtAddr,
     /// The instructions to probe.
@@ -97,11 +108,11 @@ const NAMES_BYTES: usize = 1 << 20;
 
 impl Watchable {
     /// Whether memory has agreed with the layout.
-    pub(super) fn is_proved(&self) -> bool {
+    pub(crate) fn is_proved(&self) -> bool {
         self.proved.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_proved(&self) {
+    pub(crate) fn set_proved(&self) {
         self.proved.store(true, Ordering::Relaxed);
     }
 
@@ -112,7 +123,7 @@ impl Watchable {
         names.get(key).unwrap_or_else(|| {
             let made = SiteNames {
                 created_by: self.frames(gopc).into_iter().next(),
-                start: if startpc.0 == 0 { None } else { self.understood.symbolizer.entry(startpc).ok().flatten() },
+                start: if startpc.0 == 0 { None } else { self.go.symbolizer.entry(startpc).ok().flatten() },
             };
             names.insert(key, made.clone(), made.weight());
             made
@@ -121,7 +132,7 @@ impl Watchable {
 
     /// The frames of a return address, innermost first. Empty where nothing is known of it.
     pub fn frames(&self, return_address: VirtAddr) -> Vec<Frame> {
-        self.understood.symbolizer.frames(return_address).unwrap_or_else(|error| {
+        self.go.symbolizer.frames(return_address).unwrap_or_else(|error| {
             tracing::debug!("no names for {return_address}: {error}");
             Vec::new()
         })
@@ -130,7 +141,7 @@ impl Watchable {
 
 /// All binaries looked at so far, watchable or not.
 pub struct Binaries {
-    understanding: Arc<Understanding>,
+    understanding: Arc<GoBinaries>,
     known: HashMap<FileId, Known>,
     /// Other names of known files: one to the kernel, and proved to be.
     aliases: HashMap<FileId, (FileVersion, FileId)>,
@@ -156,7 +167,7 @@ const MAX_ALIASES: usize = 1 << 12;
 impl Binaries {
     /// None yet.
     #[must_use]
-    pub fn new(understanding: Arc<Understanding>) -> Self {
+    pub fn new(understanding: Arc<GoBinaries>) -> Self {
         Self { understanding, known: HashMap::new(), aliases: HashMap::new(), libraries: HashMap::new(), next: 0 }
     }
 
@@ -180,11 +191,11 @@ impl Binaries {
             return known.outcome.as_ref().map(|_| id).map_err(Refusal::clone);
         }
         let supposed = self.with_version(id, version);
-        let understood = match supposed.first().and_then(|like| self.get(*like)) {
-            Some(like) => Ok(Arc::clone(&like.understood)),
+        let go = match supposed.first().and_then(|like| self.get(*like)) {
+            Some(like) => Ok(Arc::clone(&like.go)),
             None => self.understanding.of(source, id).map_err(Refusal::from),
         };
-        self.know(id, file, version, understood, supposed)
+        self.know(id, file, version, go, supposed)
     }
 
     fn know(
@@ -192,11 +203,11 @@ impl Binaries {
         id: FileId,
         file: Arc<File>,
         version: FileVersion,
-        understood: Result<Arc<Understood>, Refusal>,
+        go: Result<Arc<GoBinary>, Refusal>,
         supposed: Vec<FileId>,
     ) -> Result<FileId, Refusal> {
         let number = self.number();
-        let outcome = understood.and_then(|understood| watchable(file, understood, number)).map(Arc::new);
+        let outcome = go.and_then(|go| watchable(file, go, number)).map(Arc::new);
         let answer = outcome.as_ref().map(|_| id).map_err(Refusal::clone);
         self.known.insert(id, Known { version, outcome, supposed });
         answer
@@ -229,12 +240,12 @@ impl Binaries {
     }
 
     /// The file that this one may be by another name: to be settled before anything is attached.
-    pub(super) fn supposed_to_be(&self, id: FileId) -> Option<FileId> {
+    pub(crate) fn supposed_to_be(&self, id: FileId) -> Option<FileId> {
         self.known.get(&id)?.supposed.first().copied()
     }
 
     /// `id` is another name of `file`.
-    pub(super) fn merge(&mut self, id: FileId, file: FileId) {
+    pub(crate) fn merge(&mut self, id: FileId, file: FileId) {
         let Some(known) = self.known.remove(&id) else { return };
         if self.aliases.len() >= MAX_ALIASES {
             self.aliases.clear();
@@ -251,7 +262,7 @@ impl Binaries {
     /// # Errors
     ///
     /// The [`Refusal`].
-    pub(super) fn set_apart(&mut self, id: FileId) -> Result<Option<FileId>, Refusal> {
+    pub(crate) fn set_apart(&mut self, id: FileId) -> Result<Option<FileId>, Refusal> {
         let Some(known) = self.known.get_mut(&id) else { return Ok(None) };
         if !known.supposed.is_empty() {
             known.supposed.remove(0);
@@ -264,8 +275,8 @@ impl Binaries {
         let (source, _) =
             FileSource::new(Arc::clone(&file)).map_err(|error| Refusal::Binary(format!("cannot read it: {error}")))?;
         let version = source.version();
-        let understood = self.understanding.of(source, id).map_err(Refusal::from);
-        self.know(id, file, version, understood, Vec::new()).map(|_| None)
+        let go = self.understanding.of(source, id).map_err(Refusal::from);
+        self.know(id, file, version, go, Vec::new()).map(|_| None)
     }
 
     /// The same for a shared object that some process has mapped; `open` is called for one not seen before.
@@ -296,7 +307,7 @@ impl Binaries {
     }
 
     /// The binary with this number in its probes' words.
-    pub(super) fn by_number(&self, number: u32) -> Option<(FileId, Arc<Watchable>)> {
+    pub(crate) fn by_number(&self, number: u32) -> Option<(FileId, Arc<Watchable>)> {
         self.known.iter().find_map(|(id, known)| {
             let watchable = known.outcome.as_ref().ok()?;
             (watchable.set.word.binary() == number).then(|| (*id, Arc::clone(watchable)))
@@ -304,7 +315,7 @@ impl Binaries {
     }
 
     /// Forgets a binary that nobody runs.
-    pub(super) fn forget(&mut self, id: FileId) {
+    pub(crate) fn forget(&mut self, id: FileId) {
         self.known.remove(&id);
         self.aliases.retain(|_, (_, file)| *file != id);
         self.libraries.retain(|_, library| library.as_ref().ok() != Some(&id));
@@ -317,19 +328,19 @@ impl Binaries {
     }
 }
 
-impl From<UnderstandError> for Refusal {
-    fn from(error: UnderstandError) -> Self {
+impl From<GoBinaryError> for Refusal {
+    fn from(error: GoBinaryError) -> Self {
         match error {
             error if error.is_not_go() => Self::NotGo,
-            UnderstandError::Layout(_) | UnderstandError::WaitReasons(_) => Self::Layout(error.to_string()),
-            UnderstandError::Binary(_) | UnderstandError::Symbols(_) => Self::Binary(error.to_string()),
+            GoBinaryError::Layout(_) | GoBinaryError::WaitReasons(_) => Self::Layout(error.to_string()),
+            GoBinaryError::Binary(_) | GoBinaryError::Symbols(_) => Self::Binary(error.to_string()),
         }
     }
 }
 
 /// Plans the probes of a binary that is understood.
-fn watchable(file: Arc<File>, understood: Arc<Understood>, number: u32) -> Result<Watchable, Refusal> {
-    let (binary, layout) = (&understood.binary, &understood.layout);
+fn watchable(file: Arc<File>, go: Arc<GoBinary>, number: u32) -> Result<Watchable, Refusal> {
+    let (binary, layout) = (&go.binary, &go.layout);
     if Some(binary.architecture()) != Architecture::of_this_agent() {
         return Err(Refusal::Architecture);
     }
@@ -364,7 +375,7 @@ fn watchable(file: Arc<File>, understood: Arc<Understood>, number: u32) -> Resul
         .program_headers_address()
         .ok_or_else(|| Refusal::Binary("its program headers are not loaded with it".to_owned()))?;
     Ok(Watchable {
-        understood,
+        go,
         program_headers,
         plan,
         set: Arc::new(ProbeSet { file, word, probes, story }),

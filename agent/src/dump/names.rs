@@ -90,7 +90,7 @@ impl<'a> Names<'a> {
 
 /// Whether the runtime shows a frame in a dump (`showfuncinfo`, `runtime/traceback.go`): everything but its own insides
 /// and what the compiler put between two functions of the user.
-pub(super) fn is_shown(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bool {
+pub(crate) fn is_shown(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bool {
     if is_in_between(frame, wrapper, callee) {
         return false;
     }
@@ -104,7 +104,7 @@ pub(super) fn is_shown(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bo
 
 /// Whether a frame is of what the compiler put between two functions of the user, which neither dumps nor profiles have
 /// (`elideWrapperCalling`, `runtime/traceback.go`): unless it panicked.
-pub(super) fn is_in_between(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bool {
+pub(crate) fn is_in_between(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bool {
     let panicking =
         callee.is_some_and(|name| matches!(name, "runtime.gopanic" | "runtime.sigpanic" | "runtime.panicwrap"));
     wrapper && !frame.inlined && !panicking

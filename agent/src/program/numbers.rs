@@ -1,12 +1,11 @@
 //! What the Go runtime knows of itself: garbage collections, heap, threads, processors. Read out of its own variables,
 //! where [`NumberPlaces`] knows them.
 
-use super::number_places::NumberPlaces;
 use crate::{
     address::{Bias, RuntimeAddr, VirtAddr},
     binary::bytes::{u32_at, u64_at},
     host::{Batch, Memory, MemoryError},
-    runtime::scheduler::GOID_BATCH,
+    runtime::{NumberPlaces, scheduler::GOID_BATCH},
 };
 
 /// Numbers of one process at one time; `None` where they cannot be had with certainty.

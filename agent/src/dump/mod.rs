@@ -1,9 +1,10 @@
-//! One process, understood on request and read once, without probes: what `dump` and the HTTP server are made of.
+//! One process, read once on request, without probes: what `dump`, `leaks` and the HTTP server are made of.
 //!
-//! Any Go process can be a subject, watched or not. What is known of its binary is kept ([`Understanding`]), so that
-//! asking again costs no parsing. Refuses what a census refuses, with [`CensusError`].
+//! Any Go process can be read, watched or not. What is known of its binary is kept ([`GoBinaries`]), so that asking again
+//! costs no parsing. Refuses what a census refuses, with [`CensusError`].
 
-mod facts;
+pub(crate) mod contents;
+pub(crate) mod names;
 
 use std::{
     fs::File,
@@ -17,31 +18,31 @@ use crate::{
     address::Bias,
     binary::{Binary, BinaryError},
     census::{Census, CensusError, Detail, Runtime},
-    export::{Dump, Names, ProcessFacts},
+    go_binary::{GoBinaries, GoBinary},
     host::{FileSource, HostError, Identity, Proc, ProcessMemory, Threads},
-    understood::{Understanding, Understood},
 };
-pub use facts::{AllFacts, Facts};
+pub use contents::{Dump, ProcessFacts, state};
+pub use names::{Names, Place};
 
-/// Understands processes.
-pub struct Subjects {
+/// Makes processes of a host ready to be read.
+pub struct GoProcesses {
     proc: Proc,
-    understanding: Arc<Understanding>,
+    understanding: Arc<GoBinaries>,
 }
 
 /// One process, ready to have its goroutines read.
-pub struct Subject {
+pub struct GoProcess {
     proc: Proc,
     identity: Identity,
     bias: Bias,
-    understood: Arc<Understood>,
+    go: Arc<GoBinary>,
     facts: ProcessFacts,
 }
 
-impl Subjects {
+impl GoProcesses {
     /// Those of a host; what their binaries are is remembered in `understanding`.
     #[must_use]
-    pub fn new(proc: Proc, understanding: Arc<Understanding>) -> Self {
+    pub fn new(proc: Proc, understanding: Arc<GoBinaries>) -> Self {
         Self { proc, understanding }
     }
 
@@ -50,12 +51,12 @@ impl Subjects {
     /// # Errors
     ///
     /// [`CensusError::Host`], and what is wrong with its binary.
-    pub fn subject(&self, pid: u32) -> Result<Subject, CensusError> {
+    pub fn subject(&self, pid: u32) -> Result<GoProcess, CensusError> {
         let proc = &self.proc;
         let identity = proc.identity(pid)?;
         let exe = proc.executable_path(pid)?.display().to_string();
-        let (understood, bias, file) = self.runtime(pid, &exe)?;
-        let binary = &understood.binary;
+        let (go, bias, file) = self.runtime(pid, &exe)?;
+        let binary = &go.binary;
         let build_id = binary.gnu_build_id().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
         let facts = ProcessFacts {
             pid,
@@ -67,34 +68,34 @@ impl Subjects {
             exe,
             runtime: file,
         };
-        Ok(Subject { proc: proc.clone(), identity, bias, understood, facts })
+        Ok(GoProcess { proc: proc.clone(), identity, bias, go, facts })
     }
 
     /// The Go runtime of a process: its executable, else the first Go library among its code, with how far it was moved
     /// and its path.
-    fn runtime(&self, pid: u32, exe: &str) -> Result<(Arc<Understood>, Bias, String), CensusError> {
+    fn runtime(&self, pid: u32, exe: &str) -> Result<(Arc<GoBinary>, Bias, String), CensusError> {
         let proc = &self.proc;
-        let understand = |file: Arc<File>| -> Result<Arc<Understood>, CensusError> {
+        let understand = |file: Arc<File>| -> Result<Arc<GoBinary>, CensusError> {
             let (source, id) = FileSource::new(file)
                 .map_err(|error| HostError::Unreadable { path: PathBuf::from(exe), why: error.to_string() })?;
             Ok(self.understanding.of(source, id)?)
         };
         let not_loaded = || BinaryError::Unsupported { what: "program headers that are not loaded with the program" };
         let refusal = match understand(proc.open_executable(pid)?) {
-            Ok(understood) => {
-                let headers = understood.binary.program_headers_address().ok_or_else(not_loaded)?;
-                return Ok((understood, proc.bias(pid, headers)?, exe.to_owned()));
+            Ok(go) => {
+                let headers = go.binary.program_headers_address().ok_or_else(not_loaded)?;
+                return Ok((go, proc.bias(pid, headers)?, exe.to_owned()));
             }
             Err(why) => why,
         };
-        if !matches!(&refusal, CensusError::Understand(why) if why.is_not_go()) {
+        if !matches!(&refusal, CensusError::GoBinary(why) if why.is_not_go()) {
             return Err(refusal);
         }
         for mapping in proc.code_mappings(pid)? {
             let found = proc.open_mapping(pid, &mapping).map_err(CensusError::from).and_then(understand);
-            let Ok(understood) = found else { continue };
-            if let Some(bias) = understood.binary.bias_of_mapping(mapping.start, mapping.end, mapping.offset) {
-                return Ok((understood, bias, mapping.path));
+            let Ok(go) = found else { continue };
+            if let Some(bias) = go.binary.bias_of_mapping(mapping.start, mapping.end, mapping.offset) {
+                return Ok((go, bias, mapping.path));
             }
         }
         Err(refusal)
@@ -109,7 +110,7 @@ fn prints_labels(binary: &Binary) -> bool {
     (version.major, version.minor) >= (1, 27) && !off
 }
 
-impl Subject {
+impl GoProcess {
     /// Which process it is.
     #[must_use]
     pub fn identity(&self) -> Identity {
@@ -131,19 +132,19 @@ impl Subject {
     /// Path of the main module of its program; "" where the binary does not say.
     #[must_use]
     pub fn main_module(&self) -> &str {
-        self.understood.binary.build_info().map(|info| info.module.as_str()).unwrap_or_default()
+        self.go.binary.build_info().map(|info| info.module.as_str()).unwrap_or_default()
     }
 
     /// The binary that holds its runtime.
     #[must_use]
     pub fn binary(&self) -> &Arc<Binary> {
-        &self.understood.binary
+        &self.go.binary
     }
 
     /// Names of its addresses.
     #[must_use]
     pub fn names(&self) -> Names<'_> {
-        Names::new(&self.understood.binary, &self.understood.symbolizer, self.bias)
+        Names::new(&self.go.binary, &self.go.symbolizer, self.bias)
     }
 
     /// A census of it in words, nothing selected yet.
@@ -152,7 +153,7 @@ impl Subject {
         Dump {
             census,
             names,
-            wait_reasons: &self.understood.wait_reasons,
+            wait_reasons: &self.go.wait_reasons,
             process: &self.facts,
             selected: Vec::new(),
             runtime_frames: false,
@@ -169,7 +170,7 @@ impl Subject {
     pub fn census(&self, detail: Detail, timeout: Duration, guard: impl Send + 'static) -> Result<Census, CensusError> {
         let (sender, receiver) = mpsc::channel();
         let (proc, identity, bias) = (self.proc.clone(), self.identity, self.bias);
-        let (binary, layout) = (Arc::clone(&self.understood.binary), self.understood.layout.clone());
+        let (binary, layout) = (Arc::clone(&self.go.binary), self.go.layout.clone());
         let witness = bias.to_runtime(binary.function_table_address());
         let read = move || {
             let census = ProcessMemory::open(&proc, identity, witness).map_err(CensusError::from).and_then(|memory| {

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use parkranger_common::counts::ProcessId;
 
-use crate::{host::Place, runtime::Numbers};
+use crate::{host::Place, program::Numbers};
 
 /// Of one process.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct ProcessContext {
     /// Its container, pod, unit.
     pub place: Place,
     /// What its runtime says of itself.
@@ -16,4 +16,4 @@ pub struct Facts {
 }
 
 /// Of all processes of a snapshot.
-pub type AllFacts = HashMap<ProcessId, Facts>;
+pub type Contexts = HashMap<ProcessId, ProcessContext>;

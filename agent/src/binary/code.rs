@@ -8,10 +8,8 @@ use std::collections::BTreeMap;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic, OpKind};
 
-use crate::{
-    address::VirtAddr,
-    binary::{Architecture, Binary, BinaryError, Function},
-};
+use super::{Architecture, Binary, BinaryError, Function};
+use crate::address::VirtAddr;
 
 /// Longer than any function that is asked about.
 const MAX_CODE_BYTES: u64 = 64 << 10;
