@@ -138,8 +138,8 @@ impl Watch<'_> {
             let took = Instant::now();
             let population = self.census(true)?;
             self.history.observe(population);
-            let took = took.elapsed();
             let findings = leaks::findings(&self.history, self.circumstances, 0.2);
+            let took = took.elapsed();
             self.look_for_callers(&findings)?;
             if told.elapsed() >= PROGRESS {
                 told = Instant::now();

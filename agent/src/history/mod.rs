@@ -367,6 +367,11 @@ impl History {
         Some(())
     }
 
+    /// Changes how much is remembered from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// When the history began; `None` before the first census.
     #[must_use]
     pub fn begun(&self) -> Option<Duration> {

@@ -2,8 +2,9 @@
 //!
 //! One process after the other is read, each once in an interval (30 s unless told otherwise), and between two the thread rests for many times what the
 //! last took, so that it takes no more than a fiftieth of one CPU; on a host with very many goroutines each is read less often.
-//! A process that was begun less than an interval ago is not read. Memory is bounded: [`LIMITS`] of each of
-//! [`MAX_PROCESSES`]. A process that does not answer is not asked again.
+//! A process whose number of goroutines is the same as last time is read half as often the next, down to once in
+//! [`SELDOM`]. One that was begun less than half an interval ago is not read, and one that does not answer not again. Memory is
+//! bounded: [`MOST`] of all processes, and [`LIMITS`] of one.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -39,6 +40,10 @@ use crate::{
 
 /// What is remembered of one process.
 const LIMITS: Limits = Limits { goroutines: 1 << 13, sites: 512, step: Duration::from_secs(30) };
+/// What is remembered of all processes: some 40 MiB at the most.
+const MOST: Limits = Limits { goroutines: 1 << 16, sites: 2048, step: LIMITS.step };
+/// Longest time between two censuses of a process, in intervals.
+const SELDOM: u32 = 16;
 /// Processes of which something is remembered.
 const MAX_PROCESSES: usize = 512;
 /// Of the time, one part in so many is spent reading at most.
@@ -182,6 +187,10 @@ struct Known {
     subject: Option<GoProcess>,
     begun: Instant,
     history: History,
+    /// When it is to be read again, and how many intervals later than the last time.
+    due: Instant,
+    pause: u32,
+    goroutines: usize,
     circumstances: Circumstances,
     logged: HashSet<(leaks::Pattern, String)>,
     found: Option<Arc<Found>>,
@@ -205,16 +214,36 @@ impl Job {
             self.known.insert(id, Known::new(pid));
             return Duration::ZERO;
         }
+        let limits = self.limits(&id);
         let subjects = &self.state.subjects;
         let Some(known) = self.known.get_mut(&id) else { return Duration::ZERO };
         if known.history.begun().is_none() && known.subject.is_none() && known.begun.elapsed() >= self.interval / 2 {
             known.subject = subjects.subject(pid).ok().filter(|one| one.identity().start_time == start_time);
         }
+        if known.due > begin {
+            return Duration::ZERO;
+        }
+        known.history.set_limits(limits);
         if let Err(why) = known.read() {
             debug!("process {pid}: leaks are not looked for any more: {why}");
             known.subject = None;
         }
+        known.due = begin + self.interval * known.pause;
         begin.elapsed()
+    }
+
+    /// What may be remembered of a process: what the others leave.
+    fn limits(&self, id: &ProcessId) -> Limits {
+        let others = self.known.iter().filter(|(other, _)| *other != id).map(|(_, known)| &known.history);
+        let (goroutines, sites) = others.fold((0, 0), |(goroutines, sites), history| {
+            (goroutines + history.members().len(), sites + history.sites().count())
+        });
+        // A few are always to be had.
+        Limits {
+            goroutines: MOST.goroutines.saturating_sub(goroutines).clamp(64, LIMITS.goroutines),
+            sites: MOST.sites.saturating_sub(sites).clamp(8, LIMITS.sites),
+            ..LIMITS
+        }
     }
 
     fn publish(&self) {
@@ -230,6 +259,9 @@ impl Known {
             subject: None,
             begun: Instant::now(),
             history: History::new(LIMITS),
+            due: Instant::now(),
+            pause: 1,
+            goroutines: 0,
             circumstances: Circumstances::default(),
             logged: HashSet::new(),
             found: None,
@@ -270,6 +302,9 @@ impl Known {
                 );
             }
         }
+        let same = census.goroutines.len() == self.goroutines;
+        self.pause = if same { (self.pause * 2).min(SELDOM) } else { 1 };
+        self.goroutines = census.goroutines.len();
         self.history.forget_latest();
         self.found = Some(Arc::new(Found { watched, findings }));
         Ok(())

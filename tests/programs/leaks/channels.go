@@ -27,6 +27,7 @@ func init() {
 	leaky("from-before", "abandoned-sender", fromBefore, "main.fromBefore")
 	leaky("some-of-many", "abandoned-sender", someOfMany, "main.handleOrder")
 	leaky("shared-done-never-closed", "missing-sender", sharedDone, "main.sharedDone")
+	leaky("needle-in-haystack", "abandoned-sender", needle, "main.lose")
 	leaky("context-nobody-cancels", "stuck-select", func() { every(400*time.Millisecond, perRequestWorker) }, "main.perRequestWorker")
 	leaky("cancel-not-heeded", "missing-sender", func() { every(400*time.Millisecond, notHeeded) }, "main.notHeeded")
 
@@ -326,6 +327,30 @@ func notHeeded() {
 		<-answer
 	}()
 	<-ctx.Done()
+}
+
+// needle loses two a second beside 40 idle pools and 10,000 goroutines that are well.
+func needle() {
+	for i := 0; i < 40; i++ {
+		idlePool()
+	}
+	sessions := make([]chan int, 10000)
+	for i := range sessions {
+		in := make(chan int)
+		sessions[i] = in
+		go func() {
+			for range in {
+			}
+		}()
+	}
+	i := 0
+	every(time.Millisecond, func() { i++; sessions[i%len(sessions)] <- 1 })
+	every(500*time.Millisecond, lose)
+}
+
+func lose() {
+	c := make(chan int)
+	go func() { c <- 1 }()
 }
 
 // --- healthy ---
