@@ -40,7 +40,7 @@ pub struct CallerKey {
     pub caller: u64,
 }
 
-/// What happened at a site by way of one caller.
+/// Births and exits at a site by way of one caller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct CallerCounts {

@@ -59,7 +59,7 @@ pub struct SiteKey {
     pub startpc: u64,
 }
 
-/// What happened at a site since attach.
+/// Births and exits at a site since the attach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SiteCounts {
@@ -111,7 +111,7 @@ pub struct WaitKey {
     pub reason: u64,
 }
 
-/// What happened in a process that no site could be found for, and what was lost. Rare, so not per CPU.
+/// Events of a process that no site could be found for, and losses. Rare, so not per CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Unattributed {

@@ -10,7 +10,7 @@ macro_rules! losses {
         impl $name {
             /// All of them, in the order of their numbers.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-            /// How many there are.
+            /// The number of them.
             pub const COUNT: usize = Self::ALL.len();
 
             /// The name in JSON, tables and metrics.
@@ -23,7 +23,7 @@ macro_rules! losses {
 }
 
 losses! {
-    /// What can go missing in one process. The events themselves are counted even then; what is lost is said here.
+    /// Losses of one process. The events themselves are counted in its totals even then.
     ProcessLoss {
         /// The site map was full: births, exits counted without their site.
         SiteMapFull = 0: "site_map_full",
@@ -49,7 +49,7 @@ losses! {
 }
 
 losses! {
-    /// What can go missing before it is known whose it is.
+    /// Losses that belong to no process.
     HostLoss {
         /// The process map was full: a process was not counted at all.
         ProcessMapFull = 0: "process_map_full",

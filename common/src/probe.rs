@@ -16,7 +16,7 @@
 //!  bits 44..64  binary
 //! ```
 
-/// What a probe stands for.
+/// The event that a probe stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Event {
@@ -48,7 +48,7 @@ impl Event {
 
 /// Distance from `g.gopc` to `g.startpc` in bytes (runtime/runtime2.go: gopc, ancestors, startpc).
 pub const STARTPC_AFTER_GOPC: u64 = 16;
-/// How many binaries can be told apart.
+/// Number of binaries that can be told apart.
 pub const MAX_BINARIES: u32 = 1 << 20;
 /// The number of no binary, for probes that count for none. 0 is the number of no binary either: that of muted processes.
 pub const NO_BINARY: u32 = MAX_BINARIES - 1;
@@ -137,21 +137,21 @@ impl ProbeWord {
         self.0 & EVENT_MASK
     }
 
-    /// Whether hits that take the branch do not count.
+    /// True where hits that take the branch do not count.
     #[inline(always)]
     #[must_use]
     pub const fn skips_taken(self) -> bool {
         self.0 & SKIP_TAKEN != 0
     }
 
-    /// Whether unlisted processes count.
+    /// True where unlisted processes count.
     #[inline(always)]
     #[must_use]
     pub const fn adopts(self) -> bool {
         self.0 & ADOPT != 0
     }
 
-    /// Whether a park's goroutine and reason are in registers.
+    /// True where a park's goroutine and reason are in registers.
     #[inline(always)]
     #[must_use]
     pub const fn is_park_in_registers(self) -> bool {

@@ -202,7 +202,7 @@ pub enum StreamRecord {
     Life(Life),
 }
 
-/// Why bytes of a ring buffer are no record of it.
+/// The reason that bytes of a ring buffer are no record of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordError {
     /// Fewer bytes than a header has.

@@ -14,7 +14,7 @@ pub struct Story {
     pub process: ProcessId,
     /// The word of its binary without event and flags.
     pub word: u64,
-    /// When its story began, CLOCK_MONOTONIC: tells what is left of an earlier one.
+    /// Time its story began, in ns of CLOCK_MONOTONIC: tells what is left of an earlier one.
     pub since_ns: u64,
     /// Hits of the probe where goroutines run.
     pub runs: u64,
@@ -30,17 +30,17 @@ pub struct GoroutineKey {
     pub g: u64,
 }
 
-/// What is remembered of a goroutine.
+/// A goroutine of a story: since when it waits and lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Goroutine {
     /// [`Story::since_ns`] of the story it is in.
     pub story_ns: u64,
-    /// When it ran first; 0 where that was before the story.
+    /// Time of its first run, in ns of CLOCK_MONOTONIC; 0 where that was before the story.
     pub begun_ns: u64,
-    /// When it parked; 0 while it does not.
+    /// Time it parked, in ns of CLOCK_MONOTONIC; 0 while it runs.
     pub parked_ns: u64,
-    /// Why it parked, as in [`crate::counts::WaitKey`].
+    /// Reason it parked, as in [`crate::counts::WaitKey`].
     pub reason: u64,
     /// `g.gopc`.
     pub gopc: u64,
@@ -51,7 +51,7 @@ pub struct Goroutine {
 /// Stands for a reason where what is counted is lifetimes: wait reasons are one byte.
 pub const LIFETIME: u64 = 1 << 8;
 
-/// What a [`Histogram`] is of.
+/// The process, and the wait reason or lifetimes, that a [`Histogram`] is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct HistogramKey {
@@ -61,13 +61,13 @@ pub struct HistogramKey {
     pub of: u64,
 }
 
-/// How many times there were, and how long they were together.
+/// A number of times, and their sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Spent {
-    /// How many.
+    /// Number of times.
     pub count: u64,
-    /// How long, in ns.
+    /// Their sum, in ns.
     pub ns: u64,
 }
 
@@ -89,9 +89,9 @@ pub struct SpentKey {
     pub of: u64,
 }
 
-/// How many buckets a histogram has, a power of two.
+/// Number of buckets of a histogram, a power of two.
 pub const BUCKETS: usize = 128;
-/// The width of the first buckets, a power of two.
+/// Binary logarithm of the width of the first buckets, in ns.
 const STEP_BITS: u32 = 8;
 
 /// Times by length: four buckets for each doubling from 1.024 µs on, and four of 256 ns before. The last one is for
@@ -99,9 +99,9 @@ const STEP_BITS: u32 = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Histogram {
-    /// All of them together, in ns.
+    /// The sum of all times, in ns.
     pub ns: u64,
-    /// How many, by [`bucket`].
+    /// Number of times in each bucket, by [`bucket`].
     pub buckets: [u64; BUCKETS],
 }
 
@@ -109,7 +109,7 @@ impl Histogram {
     /// Nothing yet.
     pub const EMPTY: Self = Self { ns: 0, buckets: [0; BUCKETS] };
 
-    /// How many there are.
+    /// Number of times in all buckets.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -130,7 +130,7 @@ impl Default for Histogram {
     }
 }
 
-/// The bucket of a length in ns.
+/// The bucket of a time in ns.
 #[inline(always)]
 #[must_use]
 pub const fn bucket(ns: u64) -> usize {
@@ -168,7 +168,7 @@ pub const fn bucket(ns: u64) -> usize {
     if index < BUCKETS as u64 { index as usize } else { BUCKETS - 1 }
 }
 
-/// What lengths in a bucket are below, in ns; `None` for the last one.
+/// Upper bound of the times in a bucket, exclusive, in ns; `None` for the last one.
 #[must_use]
 pub const fn bound(bucket: usize) -> Option<u64> {
     if bucket + 1 >= BUCKETS {

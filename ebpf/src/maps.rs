@@ -11,7 +11,7 @@ use parkranger_common::{
     story::{Goroutine, GoroutineKey, Histogram, HistogramKey, Spent, SpentKey, Story},
 };
 
-/// Who is watched, by tgid.
+/// Watched processes, by tgid.
 #[map]
 pub static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(8192, 0);
 
@@ -27,11 +27,11 @@ pub static WAITS: PerCpuHashMap<WaitKey, u64> = PerCpuHashMap::with_max_entries(
 #[map]
 pub static UNATTRIBUTED: HashMap<ProcessId, Unattributed> = HashMap::with_max_entries(8192, 0);
 
-/// What was lost before it was known whose it is, by `HostLoss`.
+/// Losses that belong to no process, by `HostLoss`.
 #[map]
 pub static HOST_LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(HostLoss::COUNT as u32, 0);
 
-/// Whose story is told, by tgid.
+/// Processes that have a story told, by tgid.
 #[map]
 pub static STORIES: HashMap<u32, Story> = HashMap::with_max_entries(8192, 0);
 

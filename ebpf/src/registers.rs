@@ -32,7 +32,7 @@ pub fn instruction(ctx: &ProbeContext) -> u64 {
     arch::instruction(ctx)
 }
 
-/// Whether the "lower or same" branch of the stack check is about to be taken, that is: the stack will grow and the
+/// True where the "lower or same" branch of the stack check is about to be taken, that is: the stack will grow and the
 /// function start again.
 #[inline(always)]
 pub fn branch_taken(ctx: &ProbeContext) -> bool {

@@ -3,7 +3,7 @@
 //! Nothing here can stop or change the target. What cannot be read or stored is counted as a loss, and the event itself
 //! still counts: totals stay right.
 //!
-//! What every event runs through uses at most 48 bytes of stack. From 64 on (rounded up to 16) kernels from 6.13 on give a
+//! The path of every event uses at most 48 bytes of stack. From 64 on (rounded up to 16) kernels from 6.13 on give a
 //! program a stack of its own in per-CPU memory, and with hardened user copies every read into that looks up which memory it
 //! is: on some machines that costs as much as all else a program does. So keys are read in place, and whatever is
 //! rare is a function of its own.
@@ -244,7 +244,7 @@ fn new<K, V: Zero>(map: &PerCpuHashMap<K, V>, key: &K) -> *mut V {
     null_mut()
 }
 
-/// How often a value is tried to be made.
+/// Tries to make a value.
 const INSERTS: u32 = 3;
 /// E2BIG.
 const MAP_IS_FULL: i32 = -7;

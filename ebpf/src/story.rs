@@ -49,7 +49,7 @@ pub fn with_word(ctx: &ProbeContext, word: ProbeWord) {
     }
 }
 
-/// What cannot be read is counted as a loss where parks are counted.
+/// A park. A goroutine that cannot be read is counted as a loss where parks are counted.
 #[inline(always)]
 fn park(ctx: &ProbeContext, process: ProcessId, story_ns: u64, word: ProbeWord) {
     let (g, reason) = parking(ctx, word);
@@ -118,7 +118,7 @@ fn exit(ctx: &ProbeContext, process: ProcessId, story_ns: u64) {
     }
 }
 
-/// What is remembered of a goroutine in this story.
+/// The entry of a goroutine, if it is of this story.
 #[inline(always)]
 fn known(key: &GoroutineKey, story_ns: u64) -> Option<*mut Goroutine> {
     let goroutine = GOROUTINES.get_ptr_mut(key)?;

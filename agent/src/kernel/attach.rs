@@ -21,14 +21,14 @@ use super::{
 };
 use crate::address::FileOffset;
 
-/// One probe: where, and the word it carries.
+/// One probe: an instruction, and the word it carries.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     /// The event it stands for.
     pub event: Event,
     /// The instruction in the file.
     pub offset: FileOffset,
-    /// What the program is told.
+    /// The word the program gets with each hit.
     pub word: ProbeWord,
 }
 
@@ -39,7 +39,7 @@ pub struct Attachment {
 }
 
 impl Kernel {
-    /// Whether all probes of one binary can be told apart by the way that probes are attached here.
+    /// Checks that all probes of one binary can be told apart by the way that probes are attached here.
     ///
     /// # Errors
     ///

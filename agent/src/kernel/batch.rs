@@ -30,7 +30,7 @@ struct Attributes {
 ///
 /// # Errors
 ///
-/// What the kernel says; EINVAL and ENOTSUPP (524) where it cannot do this. `take` may have been called before.
+/// The kernel's error; EINVAL and ENOTSUPP (524) where it cannot do this. `take` may have been called before.
 pub(super) fn for_each(
     map: BorrowedFd<'_>,
     key_bytes: usize,

@@ -1,4 +1,4 @@
-//! What one hit of each program costs on this machine: measured on the agent's own code.
+//! CPU time that one hit of each program costs on this machine, measured on the agent's own code.
 //!
 //! The agent has three loops, one for each event, with an instruction like the one that is probed in Go programs. They run
 //! untraced and traced in a thread of their own, some thousand rounds, some milliseconds in all, and use as much memory
@@ -46,7 +46,7 @@ impl Default for HitCosts {
     }
 }
 
-/// What a story adds, as parts of what counting a park costs, which is mostly the trap: by the benchmark `event_cost`, on a
+/// CPU time that a story adds, as parts of what counting a park costs, which is mostly the trap: by the benchmark `event_cost`, on a
 /// virtual machine (amd64).
 const RUN: f64 = 0.95;
 const STORY_PARK: f64 = 0.28;
@@ -106,10 +106,10 @@ const ITSELF: &str = "parkranger itself";
 /// Rounds of one loop for one sample, samples per loop.
 const ROUNDS: u64 = 200;
 const SAMPLES: usize = 7;
-/// What a hit finds in use: a first-level cache, and the distance of what is used.
+/// Memory used between two hits: a first-level cache, and the distance of the bytes that are used.
 const CACHE_BYTES: usize = 32 << 10;
 const CACHE_LINE_BYTES: usize = 64;
-/// What comes after a hit is slower, too: the kernel was in the caches and in the branch predictor. Parks of a Go program
+/// Factor for the aftermath of a hit: the program's own code is slower then, for the kernel was in the caches and in the branch predictor. Parks of a Go program
 /// that does nothing else cost 1.18 times what this loop says (amd64, virtual machine).
 const WITH_AFTERMATH: f64 = 1.18;
 /// A hit costs the kernel at least an exception, and two ways between user and kernel.
@@ -145,7 +145,7 @@ impl Kernel {
         Ok(OwnProbes { id, file, probes, links })
     }
 
-    /// What was measured, once it is there. An error ends the measurement too.
+    /// The costs, once they are measured. An error ends the measurement too.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use std::arch::global_asm;
 
 use parkranger_common::probe::Event;
 
-/// What comes before the probed instruction: the registers that C has kept, the address to read goroutines from where Go
+/// The code before the probed instruction: the registers that C has kept, the address to read goroutines from where Go
 /// has arguments and the current goroutine, and the beginning of a round.
 #[cfg(target_arch = "x86_64")]
 macro_rules! before {
@@ -98,7 +98,7 @@ fn instruction(event: Event) -> *const u8 {
     }
 }
 
-/// Where the probed instruction of an event's loop is in the agent's memory.
+/// Address of the probed instruction of an event's loop, in the agent's memory.
 pub(super) fn probed(event: Event) -> u64 {
     instruction(event).addr() as u64
 }

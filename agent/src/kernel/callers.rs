@@ -12,7 +12,7 @@ use parkranger_common::{
 
 use super::{Attachment, Kernel, KernelError, Method, attach::Probe, load::with_sources, read::ignore_missing};
 
-/// What was counted by caller.
+/// Births and exits by caller, and the goroutines whose goid is not known yet.
 #[derive(Clone, Debug, Default)]
 pub struct Callers {
     /// Births and exits by site and caller.
@@ -59,7 +59,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// What was counted by caller so far, of all processes.
+    /// Everything counted by caller so far, of all processes.
     ///
     /// # Errors
     ///

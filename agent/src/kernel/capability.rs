@@ -1,4 +1,5 @@
-//! What this kernel and these privileges allow. The kernel is asked, not its version: distributions backport.
+//! The ways to attach that this kernel and these privileges allow. The kernel is asked, not its version: distributions
+//! backport.
 
 use std::{fs, path::Path};
 
@@ -6,7 +7,7 @@ use aya::sys::{UProbeMultiFeature, is_uprobe_multi_supported};
 
 use super::KernelError;
 
-/// How probes are attached, best first.
+/// Ways to attach probes, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Method {
     /// One uprobe_multi link per binary (kernel 6.6).
@@ -34,7 +35,7 @@ impl Method {
         }
     }
 
-    /// What is not as with the best way, and why; `None` for that.
+    /// One sentence on what is worse than with the best way, and why; `None` for the best.
     #[must_use]
     pub const fn fallback(self) -> Option<&'static str> {
         match self {
@@ -57,11 +58,11 @@ impl Method {
 pub struct Capability {
     /// `uname -r`.
     pub release: String,
-    /// Whether the kernel has perf-event uprobes (CONFIG_UPROBE_EVENTS).
+    /// True where the kernel has perf-event uprobes (CONFIG_UPROBE_EVENTS).
     pub perf_uprobes: bool,
-    /// Whether uprobe_multi links can be made; an error where the kernel would not say.
+    /// True where uprobe_multi links can be made; an error where the kernel would not say.
     pub uprobe_multi: Result<bool, String>,
-    /// Whether the effective capabilities suffice to load programs.
+    /// True where the effective capabilities suffice to load programs.
     pub may_load: bool,
     /// Effective capabilities that matter, by name.
     pub capabilities: Vec<(&'static str, bool)>,
@@ -95,7 +96,7 @@ impl Capability {
         }
     }
 
-    /// Whether anything can be attached, and if not, why in one sentence.
+    /// Checks that anything can be attached. The error says in one sentence why not.
     ///
     /// # Errors
     ///

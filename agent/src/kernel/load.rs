@@ -92,7 +92,7 @@ impl Kernel {
         Ok(Self { ebpf, method, rings, stories, told: BTreeSet::new(), calling: BTreeSet::new(), logger })
     }
 
-    /// How probes are attached here.
+    /// The way that probes are attached here.
     #[must_use]
     pub fn method(&self) -> Method {
         self.method

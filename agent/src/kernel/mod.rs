@@ -48,7 +48,7 @@ pub use sizes::Sizes;
 pub use story::Stories;
 pub use traits::{Attach, Count};
 
-/// What can go wrong between the agent and the kernel.
+/// An error between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The agent may not use BPF at all.
@@ -59,7 +59,7 @@ pub enum KernelError {
     Unsupported {
         /// `uname -r`.
         release: String,
-        /// What is missing, and the setting that would give it.
+        /// The missing part, and the setting that would give it.
         missing: String,
     },
     /// The eBPF object could not be loaded: a kernel this was never run on, or out of memory.

@@ -28,11 +28,11 @@ pub struct Counters {
     pub waits: Vec<(WaitKey, u64)>,
     /// Events without a site, and losses, by process.
     pub unattributed: Vec<(ProcessId, Unattributed)>,
-    /// What came of stories.
+    /// Waits and lifetimes of stories.
     pub stories: Stories,
     /// Births and exits by caller, where they are told apart.
     pub callers: Callers,
-    /// What was lost without a process.
+    /// Losses that belong to no process, by [`HostLoss`].
     pub host_losses: [u64; HostLoss::COUNT],
 }
 

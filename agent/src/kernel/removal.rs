@@ -31,7 +31,7 @@ impl Removal {
         Self(thread::Builder::new().name("detach".to_owned()).spawn(move || drop(links)).ok())
     }
 
-    /// Whether no process has them any more.
+    /// True once no process has them any more.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.0.as_ref().is_none_or(JoinHandle::is_finished)

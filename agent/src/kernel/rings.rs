@@ -136,7 +136,7 @@ impl Rings {
     ///
     /// # Errors
     ///
-    /// Where there can be no more threads.
+    /// The operating system's, where there can be no more threads.
     pub(super) fn new(processes: RingBuf<MapData>, stream: RingBuf<MapData>) -> io::Result<Self> {
         let state = State { ring: stream, waiting: Waiting::default(), activity: Activity::Idle };
         let stream = Arc::new(Stream { state: Mutex::new(state), changed: Condvar::new() });

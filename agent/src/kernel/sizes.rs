@@ -1,4 +1,4 @@
-//! How large the kernel's maps are. They are made at once and whole, with a value for each CPU that the machine can have:
+//! Sizes of the kernel's maps. They are made at once and whole, with a value for each CPU that the machine can have:
 //! what fits a laptop would be a gigabyte on a large server.
 
 use aya::util::nr_cpus;
@@ -10,7 +10,7 @@ const LEAST_SITES: u32 = 2048;
 /// Those of one process named by pid: more than the largest Go programs have `go` statements. To make the maps takes some
 /// microseconds for each, which a first look at one process would spend most of its time on.
 const SITES_OF_ONE: u32 = 4096;
-/// What the maps of sites and waits may take together, unless a number of sites is asked for.
+/// Bytes that the maps of sites and waits may take together, unless a number of sites is asked for.
 const BYTES: u64 = 64 << 20;
 /// Bytes of the ring buffer of processes: 5,000 adoptions or calls of execve between two looks at it.
 pub(super) const PROCESS_RING_BYTES: u32 = 256 << 10;
@@ -29,7 +29,7 @@ const GOROUTINE_BYTES: u64 = 120;
 const CALLED_GOROUTINES: u32 = 1 << 18;
 const CALLED_BYTES: u64 = 112;
 
-/// How many entries the maps hold.
+/// Entries of each map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Sites (with start function) of all processes together.
@@ -97,7 +97,7 @@ impl Sizes {
             + u64::from(self.callers) * CALLED_BYTES
     }
 
-    /// What one site takes, with its waits.
+    /// Bytes that one site takes, with its waits.
     fn site_bytes(cpus: u64) -> u64 {
         let site = (size_of::<SiteKey>() as u64 + ENTRY_BYTES) + size_of::<SiteCounts>() as u64 * cpus;
         let wait = (size_of::<WaitKey>() as u64 + ENTRY_BYTES) + size_of::<u64>() as u64 * cpus;

@@ -98,7 +98,7 @@ impl Kernel {
         self.remove_all(names::GOROUTINES, &gone)
     }
 
-    /// What came of all stories.
+    /// Waits and lifetimes of all stories.
     ///
     /// # Errors
     ///

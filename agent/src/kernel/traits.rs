@@ -1,4 +1,4 @@
-//! What the rest of the agent needs of the kernel's side, as two traits: the watch is written against them, so that it is
+//! The kernel's side as the rest of the agent needs it, in two traits: the watch is written against them, so that it is
 //! tested without root against a kernel made up for it.
 
 use std::fs::File;
@@ -20,7 +20,7 @@ pub trait Attach {
     /// Probes on their way out. Dropping it waits until no process has them any more.
     type Removal;
 
-    /// How probes are attached here.
+    /// The way that probes are attached here.
     fn method(&self) -> Method;
 
     /// Checks that all probes of one binary can be told apart by the way that probes are attached here.

@@ -1,6 +1,6 @@
 //! Work that nothing can stop half-way.
 //!
-//! Where a thread is killed (SIGKILL) while the kernel puts breakpoints into processes or writes the original bytes back,
+//! If a thread is killed (SIGKILL) while the kernel puts breakpoints into processes or writes the original bytes back,
 //! the kernel gives up ("failed to unregister, leaking uprobe"), and breakpoints stay in until the process ends or another
 //! agent takes its own off there. So a child does it: it shares memory and descriptors with us, as one of vfork(2) does,
 //! but is another process to whoever kills the agent. It goes on to the end, and then nobody has the descriptors any more:

@@ -1,7 +1,6 @@
-//! Who the goroutines of a site were made for: births, exits and live ones by the caller of the function with the `go`
-//! statement. A helper that starts goroutines for many (`sync.(*WaitGroup).Go`, errgroup, one's own) has one site for all.
+//! Births, exits and live goroutines of a site by caller: who called the function with the `go` statement. A helper that starts goroutines for many (`sync.(*WaitGroup).Go`, errgroup, one's own) has one site for all.
 //!
-//! What was born while callers are told apart is known by its caller, to its end; the rest is from before.
+//! Goroutines born while callers are told apart are known by their caller to their end; the others are from before.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -31,7 +30,7 @@ use crate::{
     ledger::Site,
 };
 
-/// How long a process may keep its memory from being read: it can for ever.
+/// Time that a process may keep its memory from being read: it can for ever.
 const LIMIT: Duration = Duration::from_millis(100);
 
 /// Births and exits by way of one caller.
@@ -44,14 +43,14 @@ pub(super) struct Made {
 /// By site and caller.
 pub(super) type ByCaller = BTreeMap<(Site, RuntimeAddr), Made>;
 
-/// What the kernel side must know of a process to tell its callers apart.
+/// The kernel side's entry of a process whose callers are told apart.
 fn calling(process: ProcessId, word: ProbeWord, goids: &Window) -> Calling {
     let Window { goid, m, p, goidcache, .. } = *goids;
     Calling { process, word: word.0, goid, m, p, goidcache }
 }
 
 impl Watchable {
-    /// What the kernel side must know of a process of this binary to tell its callers apart.
+    /// The kernel side's entry of a process of this binary, to tell its callers apart.
     #[must_use]
     pub fn calling(&self, process: ProcessId) -> Calling {
         calling(process, self.set.word, &goids(self))
@@ -84,7 +83,7 @@ impl<K: Attach + Count, H: Host> Shared<K, H> {
 }
 
 impl Watch {
-    /// What was counted of each process by caller.
+    /// Births and exits of each process by site and caller.
     pub(super) fn by_caller(&self, callers: &Callers) -> HashMap<ProcessId, ByCaller> {
         let mut by_caller: HashMap<ProcessId, ByCaller> = HashMap::new();
         for (key, counts) in &callers.counts {

@@ -23,7 +23,7 @@ use crate::{
     ledger::{Counted, Recording},
 };
 
-/// How long a process may keep its memory from being read: it can for ever.
+/// Time that a process may keep its memory from being read: it can for ever.
 const LIMIT: Duration = Duration::from_millis(500);
 
 /// An instruction in a file and in a process that has it mapped.
@@ -78,7 +78,7 @@ pub(super) fn breakpoints(proc: &Proc, file: &File, readers: &[Reader]) -> Vec<O
     answers.into_iter().map(|answer| answer?.recv_timeout(LIMIT).ok().flatten()).collect()
 }
 
-/// What is known of the breakpoints in a process's code.
+/// State of the breakpoints in a process's code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Code {
     /// They are there, as far as was looked.
