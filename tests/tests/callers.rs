@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use parkranger_tests::agent::{Process, Top, run_once};
+use parkranger_tests::daemon::Daemon;
 use parkranger_tests::go::{Program, Toolchain, Variant};
 use parkranger_tests::on_every_go;
 use parkranger_tests::skip::agent;
 use parkranger_tests::target::Target;
 use serde_json::Value;
 
-on_every_go!(agent: each_has_its_own, without_the_option_nobody_is_blamed);
+on_every_go!(agent: each_has_its_own, without_the_option_nobody_is_blamed, a_profile_has_them);
 
 /// Goroutines of each caller, and those of them that stay.
 const CALLERS: [(&str, u64, u64); 3] = [("main.callerA", 4000, 0), ("main.callerB", 300, 7), ("main.callerC", 50, 50)];
@@ -92,5 +93,25 @@ fn without_the_option_nobody_is_blamed(go: &Toolchain) -> Result<()> {
     let (own, rest) = block.split_once("  first seen with this stack").context(block.to_owned())?;
     ensure!(own.contains("main.(*group).Go") && !own.contains("main.caller"), "{own}");
     ensure!(rest.contains("main.caller"), "{rest}");
+    Ok(())
+}
+
+/// `go tool pprof` shows the callers in the profile of births, with what is live of each.
+fn a_profile_has_them(go: &Toolchain) -> Result<()> {
+    let program = go.build(Program::Callers, Variant::Plain)?.path;
+    let mut target = start(go)?;
+    let daemon = Daemon::start_with(&program, &["--callers"])?;
+    daemon.wait_until(target.pid(), "watched", |process| process["baseline"] == true)?;
+    all(&mut target)?;
+    let born = |process: &Value| process["births"].as_u64() >= Some(13_050);
+    daemon.wait_until(target.pid(), "counted", born)?;
+    let profile = daemon.profile(target.pid(), "births");
+    let top = go.tool(&["pprof", "-top", "-cum", "-sample_index=live", &profile])?;
+    for (caller, _, live) in CALLERS {
+        // flat flat% sum% cum cum% function: three helpers each
+        let line = top.lines().find(|line| line.ends_with(&format!(" {caller}")));
+        let shown = line.and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok()).unwrap_or(0);
+        ensure!(shown == 3 * live, "{caller}: {shown} of {}: {top}", 3 * live);
+    }
     Ok(())
 }

@@ -80,6 +80,10 @@ struct Flags {
     /// counting. [default: full]
     #[arg(long, value_enum, value_name = "FIDELITY")]
     fidelity: Option<Fidelity>,
+    /// Tell apart who called the function with the `go` statement: births, exits and live goroutines by caller in the JSON and
+    /// the profile of births. A birth and an exit cost 1.7 times as much.
+    #[arg(long)]
+    callers: bool,
     /// Time between two censuses of a process that look for leaks, or off. [default: 30s]
     #[arg(long, value_name = "TIME")]
     leaks_interval: Option<Leaks>,
@@ -166,11 +170,13 @@ fn address(text: &str) -> Result<String, String> {
 pub(super) fn run(options: Options) -> Result<(), Failure> {
     let flags = options.flags().map_err(ServeError::from)?;
     let settings = flags.settings(&options).map_err(ServeError::from)?;
+    // Requests with a token may ask for stories.
+    let stories = settings.token_file.is_some() || flags.fidelity == Some(Fidelity::Story);
+    let sizes = flags.bounds.sizes(stories, &[]);
     let config = Config {
         target: settings.target.clone(),
         understanding: flags.symbols.unwrap_or_default().understanding(),
-        // Requests with a token may ask for stories.
-        sizes: flags.bounds.sizes(settings.token_file.is_some() || flags.fidelity == Some(Fidelity::Story), &[]),
+        sizes: if flags.callers { sizes.with_callers() } else { sizes },
         audit_every: flags.audit_every.map_or(Duration::from_secs(60), |span| span.0),
         attach: None,
         budget: settings.budget,
@@ -212,6 +218,7 @@ impl Flags {
             audit_every: self.audit_every.or(file.audit_every),
             budget: self.budget.or(file.budget),
             fidelity: self.fidelity.or(file.fidelity),
+            callers: self.callers || file.callers,
             leaks_interval: self.leaks_interval.or(file.leaks_interval),
             keep_ended: self.keep_ended.or(file.keep_ended),
             site_series: self.site_series.or(file.site_series),

@@ -61,7 +61,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = "3")]
     stacks: usize,
     /// Tell apart who called the function with the `go` statement: births, exits and live goroutines by caller, of those born from
-    /// now on. Doubles what a birth and an exit cost.
+    /// now on. A birth and an exit cost 1.7 times as much.
     #[arg(long)]
     callers: bool,
     /// Print one line of JSON per interval instead of a table, with every site (see docs/json.md).
