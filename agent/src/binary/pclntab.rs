@@ -23,7 +23,10 @@ const MAX_FUNCTIONS: u32 = 8 << 20;
 /// Records hold their places as u32; real tables stay below 200 MiB.
 const MAX_TABLE_BYTES: u64 = 1 << 30;
 const FUNCTAB_ENTRY_BYTES: u64 = 8;
+/// Kept of a name. Those of generic functions over wide structs are longer: Go ≤ 1.21 writes the whole type.
 const MAX_NAME_BYTES: usize = 16 << 10;
+/// The end of a longer name is looked for in so much.
+const LONGEST_NAME_BYTES: usize = 256 << 10;
 const MAX_PCDATA: u32 = 64;
 
 /// Index of the inline tree among a function's `pcdata` (`abi.PCDATA_InlTreeIndex`).
@@ -89,6 +92,24 @@ pub(crate) struct Pclntab {
     pub(crate) text: u64,
     /// What the offsets of funcdata count from (`moduledata.gofunc`). `None`: no inlining information.
     pub(crate) gofunc: Option<u64>,
+}
+
+/// A name of no more than [`MAX_NAME_BYTES`]. Of a longer one the middle is left out, with `…`: its beginning says which
+/// function it is, its end which literal inside. Bytes that are no UTF-8 are replaced.
+pub(crate) fn cut_name(bytes: &[u8]) -> String {
+    const TAIL_BYTES: usize = 1 << 10;
+    const MARK: &str = "…";
+    if bytes.len() <= MAX_NAME_BYTES {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
+    let head = bytes.get(..MAX_NAME_BYTES - TAIL_BYTES - MARK.len()).unwrap_or(bytes);
+    // A letter cut in its middle would be replaced.
+    let letters = head.utf8_chunks().next().map_or(0, |chunk| chunk.valid().len());
+    let head = if head.len() - letters < 4 { head.get(..letters).unwrap_or(head) } else { head };
+    let tail = bytes.get(bytes.len() - TAIL_BYTES..).unwrap_or_default();
+    let inside = tail.iter().take(3).take_while(|&&byte| byte & 0xc0 == 0x80).count();
+    let tail = tail.get(inside..).unwrap_or_default();
+    format!("{}{MARK}{}", String::from_utf8_lossy(head), String::from_utf8_lossy(tail))
 }
 
 /// One `_func`, read and checked for size only.
@@ -311,11 +332,14 @@ impl Pclntab {
     ) -> Result<String, BinaryError> {
         const FIRST_READ_BYTES: usize = 96;
         let address = base + u64::from(offset);
-        let room = usize::try_from(end.saturating_sub(address)).unwrap_or(usize::MAX).min(MAX_NAME_BYTES);
-        for limit in [room.min(FIRST_READ_BYTES), room] {
-            let raw = image.read_up_to(address, limit)?;
+        let room = usize::try_from(end.saturating_sub(address)).unwrap_or(usize::MAX).min(LONGEST_NAME_BYTES);
+        for limit in [FIRST_READ_BYTES, MAX_NAME_BYTES, LONGEST_NAME_BYTES] {
+            let raw = image.read_up_to(address, limit.min(room))?;
             if let Some(length) = raw.iter().position(|&byte| byte == 0) {
-                return Ok(String::from_utf8_lossy(raw.get(..length).unwrap_or_default()).into_owned());
+                return Ok(cut_name(raw.get(..length).unwrap_or_default()));
+            }
+            if raw.len() >= LONGEST_NAME_BYTES {
+                return Ok(cut_name(&raw));
             }
         }
         Err(BinaryError::malformed(what, address))

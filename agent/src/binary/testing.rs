@@ -128,8 +128,13 @@ impl Toolchain {
     }
 
     fn build(&self, variant: Variant) -> Program {
+        self.build_source(SOURCE, variant)
+    }
+
+    /// Builds a program of one file.
+    pub(crate) fn build_source(&self, source: &str, variant: Variant) -> Program {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        fs::write(directory.path().join("main.go"), SOURCE).expect("the source is written");
+        fs::write(directory.path().join("main.go"), source).expect("the source is written");
         fs::write(directory.path().join("go.mod"), "module example.com/probe\n\ngo 1.19\n").expect("go.mod is written");
         let path = directory.path().join("probe");
         let mut command = self.command();

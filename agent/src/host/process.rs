@@ -117,9 +117,11 @@ impl Proc {
     /// [`HostError::NoSuchProcess`], [`HostError::NotPermitted`], [`HostError::Unreadable`].
     pub fn identity(&self, pid: u32) -> Result<Identity, HostError> {
         let path = self.path(pid, "stat");
-        let stat = fs::read_to_string(&path).map_err(|error| host_error(pid, &path, &error))?;
+        let stat = fs::read(&path).map_err(|error| host_error(pid, &path, &error))?;
+        let stat = String::from_utf8_lossy(&stat);
         let malformed = || HostError::Unreadable { path: path.clone(), why: "not in the form of proc(5)".to_owned() };
-        // The command is in parentheses and may hold anything, even parentheses.
+        // The command is in parentheses and may hold any bytes, even parentheses: a name cut in the middle of a letter is
+        // no UTF-8.
         let (_, fields) = stat.rsplit_once(") ").ok_or_else(malformed)?;
         let mut fields = fields.split(' ');
         let state = fields.next().ok_or_else(malformed)?;
@@ -212,7 +214,8 @@ impl Proc {
         let task = self.path(pid, "task").join(tid.to_string());
         let schedstat = fs::read_to_string(task.join("schedstat")).ok()?;
         let ran_ns = schedstat.split(' ').next()?.trim().parse().ok()?;
-        let stat = fs::read_to_string(task.join("stat")).ok()?;
+        let stat = fs::read(task.join("stat")).ok()?;
+        let stat = String::from_utf8_lossy(&stat);
         let sleeps = !stat.rsplit_once(") ")?.1.starts_with('R');
         Some(ThreadTime { ran_ns, sleeps })
     }
@@ -255,6 +258,22 @@ mod tests {
         let stat = b"7 (a) S (b) R 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0 18446744073709551615\n";
         let (_dir, proc) = fake(&[("7/stat", stat)]);
         assert_eq!(proc.identity(7).unwrap(), Identity { pid: 7, start_time: 4242 });
+    }
+
+    #[test]
+    fn a_command_is_bytes() {
+        // "orderservice-nö" as the kernel keeps it: 15 bytes, the last letter cut in its middle.
+        let stat = b"7 (orderservice-n\xc3) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0 0\n";
+        let files: [(&str, &[u8]); 4] = [
+            ("7/stat", stat),
+            ("7/task/9/stat", stat),
+            ("7/task/9/schedstat", b"5 6 7\n"),
+            ("7/comm", b"orderservice-n\xc3\n"),
+        ];
+        let (_dir, proc) = fake(&files);
+        assert_eq!(proc.identity(7).unwrap(), Identity { pid: 7, start_time: 4242 });
+        assert_eq!(proc.thread_time(7, 9), Some(ThreadTime { ran_ns: 5, sleeps: true }));
+        assert_eq!(proc.comm(7).unwrap(), "orderservice-n\u{fffd}");
     }
 
     #[test]

@@ -116,9 +116,11 @@ impl Capability {
 }
 
 fn effective_capabilities(proc_root: &Path) -> u64 {
-    fs::read_to_string(proc_root.join("self/status"))
+    // The agent's own name is in it: bytes, like all names.
+    fs::read(proc_root.join("self/status"))
         .ok()
         .and_then(|status| {
+            let status = String::from_utf8_lossy(&status);
             let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
             u64::from_str_radix(line.trim(), 16).ok()
         })

@@ -259,3 +259,35 @@ fn unknown_addresses_have_no_frames() {
         assert!(Symbolizer::new(stripped, SymbolSource::Dwarf).is_err());
     }
 }
+
+/// Go up to 1.21 writes the whole type into the name of a generic function.
+#[test]
+fn names_that_are_too_long_are_cut_and_the_frame_stays() {
+    let fields: String = (0..1500).map(|number| format!("Field_of_a_wide_struct_{number} int\n")).collect();
+    let source = format!(
+        "package main\ntype wide struct {{\n{fields}}}\n//go:noinline\nfunc hold[T any](v T, c chan int) {{ func() {{ <-c; \
+         print(&v) }}() }}\nfunc main() {{ c := make(chan int)\n go hold(wide{{}}, c)\n c <- 1 }}\n"
+    );
+    for toolchain in toolchains() {
+        let program = toolchain.build_source(&source, Variant::Plain);
+        let binary = program.binary();
+        for source in [SymbolSource::Auto, SymbolSource::Dwarf, SymbolSource::Gopclntab] {
+            let symbolizer = symbolizer(&binary, source);
+            let (mut seen, mut cut) = (0, 0);
+            let visit = |_, record: &crate::binary::pclntab::Record| {
+                let name = binary.function(record)?.name;
+                if name.starts_with("main.hold[") {
+                    assert!(name.len() <= 16 << 10 && name.contains(']'), "1.{}: {}", toolchain.minor, name.len());
+                    let frames = symbolizer.frames(VirtAddr(record.entry + 1)).expect("readable");
+                    let last = frames.last().expect("a frame");
+                    assert!(last.function.starts_with("main.hold[...]"), "1.{} {source:?}", toolchain.minor);
+                    seen += 1;
+                    cut += u32::from(name.contains('…'));
+                }
+                Ok(None::<()>)
+            };
+            binary.table().each(binary.image(), visit).expect("every name");
+            assert!(seen > 0 && (cut > 0) == (toolchain.minor <= 21), "1.{}: {cut} of {seen}", toolchain.minor);
+        }
+    }
+}

@@ -9,11 +9,11 @@ use gimli::{Abbreviations, AttributeValue, Dwarf, Section, UnitOffset};
 
 use super::sections::Sections;
 use crate::binary::debug_info::{Entry, Slice, Units, check_entry, too_much};
+use crate::binary::pclntab::cut_name;
 use crate::symbols::{Frame, SymbolError, gopclntab::MAX_INLINE_DEPTH};
 
 const MAX_ORIGINS: u32 = 8;
 const MAX_PATH_BYTES: usize = 4096;
-const MAX_NAME_BYTES: usize = 16 << 10;
 
 /// What one question may still cost. Crafted data runs out of it; real data does not come near.
 pub(super) struct Budget {
@@ -273,7 +273,7 @@ impl<'a> Names<'_, 'a> {
     /// The name of a function, or of the function an inlined or concrete copy was made from.
     fn of(&mut self, entry: &Entry<'a>) -> gimli::Result<Option<String>> {
         if let Some(name) = entry.attr_value(gimli::DW_AT_name) {
-            return Ok(Some(text(self.dwarf.attr_string(self.here, name)?, MAX_NAME_BYTES)));
+            return Ok(Some(cut_name(self.dwarf.attr_string(self.here, name)?.slice())));
         }
         let mut next = self.origin(entry, self.here, self.here_number);
         for _ in 0..MAX_ORIGINS {
@@ -283,7 +283,7 @@ impl<'a> Names<'_, 'a> {
             let (unit, _) = self.index.open(self.sections, self.dwarf, number, abbreviations)?;
             let entry = unit.entry(offset)?;
             if let Some(name) = entry.attr_value(gimli::DW_AT_name) {
-                return Ok(Some(text(self.dwarf.attr_string(&unit, name)?, MAX_NAME_BYTES)));
+                return Ok(Some(cut_name(self.dwarf.attr_string(&unit, name)?.slice())));
             }
             next = self.origin(&entry, &unit, number);
         }
