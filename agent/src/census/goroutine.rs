@@ -27,6 +27,10 @@ pub enum Status {
 }
 
 impl Status {
+    /// All there are.
+    pub const ALL: [Self; 7] =
+        [Self::Runnable, Self::Running, Self::Syscall, Self::Waiting, Self::CopyStack, Self::Preempted, Self::Leaked];
+
     /// The runtime's own word.
     #[must_use]
     pub fn name(self) -> &'static str {

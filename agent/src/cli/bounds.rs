@@ -12,7 +12,7 @@ use crate::kernel::Sizes;
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Bounds {
     /// Most creation sites of all processes together; events of more are counted without their site, and that is said.
-    /// [default: 4096 for each --pid, at most 16384; fewer on machines with more than 100 CPUs]
+    /// [default: 4096 for each process that is named, at most 16384; fewer on machines with more than 100 CPUs]
     #[arg(long, value_name = "N")]
     max_sites: Option<Number>,
     /// Most processes at one time; those beyond are not watched, and that is said. [default: 8192]

@@ -1,6 +1,6 @@
 //! `parkranger check`: what is possible here, without doing it.
 
-use std::io::Write as _;
+use std::{collections::BTreeMap, io::Write as _};
 
 use clap::Args;
 
@@ -13,6 +13,7 @@ use crate::{
     kernel::{Capability, Kernel, Method, Sizes},
     program::{Binaries, Refusal, Target, find},
     views::check::{KernelReport, ProbeReport, Report, TargetReport},
+    watch::WatchError,
 };
 
 #[derive(Clone, Debug, Args)]
@@ -30,8 +31,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let proc = Proc::default();
     let kernel = kernel_report(&proc, options.attach.method);
     let target = options.target.target();
-    let targets = target_reports(&proc, &target, options)?;
-    let report = Report::new(kernel, targets);
+    let mut not_looked_at = BTreeMap::new();
+    let targets = target_reports(&proc, &target, options, &mut not_looked_at)?;
+    let report = Report::new(kernel, targets, not_looked_at);
     let mut out = std::io::stdout().lock();
     if options.json {
         report.write_json(&mut out)?;
@@ -57,22 +59,29 @@ fn kernel_report(proc: &Proc, attach: Option<Method>) -> KernelReport {
     let sizes = Sizes::default();
     let loaded = Kernel::load(&capability, sizes, attach);
     let method = loaded.as_ref().ok().map(Kernel::method);
+    let namespace = (!proc.is_initial_pid_namespace()).then(|| WatchError::PidNamespace.to_string());
+    let reason = loaded.err().map(|error| error.to_string()).or(namespace);
     KernelReport {
         release: capability.release.clone(),
-        usable: loaded.is_ok(),
+        usable: reason.is_none(),
         method: method.map(Method::name),
         fallback: method.and_then(Method::fallback),
         max_sites: sizes.sites,
         max_processes: sizes.processes,
         map_bytes: sizes.kernel_bytes(),
-        reason: loaded.err().map(|error| error.to_string()),
+        reason,
         uprobe_multi: capability.uprobe_multi.ok(),
         perf_uprobes: capability.perf_uprobes,
         capabilities: capability.capabilities.into_iter().collect(),
     }
 }
 
-fn target_reports(proc: &Proc, target: &Target, options: &Options) -> Result<Vec<TargetReport>, Failure> {
+fn target_reports(
+    proc: &Proc,
+    target: &Target,
+    options: &Options,
+    not_looked_at: &mut BTreeMap<String, u64>,
+) -> Result<Vec<TargetReport>, Failure> {
     let mut binaries = Binaries::new(options.target.understanding());
     let named = !target.pids().is_empty();
     let pids = if named { target.pids().to_vec() } else { proc.pids()? };
@@ -82,8 +91,11 @@ fn target_reports(proc: &Proc, target: &Target, options: &Options) -> Result<Vec
             Ok(Some(report)) => reports.push(report),
             Ok(None) => {}
             Err(error) if named => return Err(error.into()),
-            // Ended meanwhile, or a kernel thread.
-            Err(_) => {}
+            Err(error) => {
+                if let Some(why) = error.left_out() {
+                    *not_looked_at.entry(why).or_default() += 1;
+                }
+            }
         }
     }
     Ok(reports)

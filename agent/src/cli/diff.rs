@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufWriter, Read as _, Write},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -39,8 +40,8 @@ pub(super) struct Options {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Rows that are printed.
-    #[arg(short, long, default_value_t = 20)]
-    limit: usize,
+    #[arg(short, long, default_value = "20")]
+    limit: NonZeroUsize,
     /// Give up reading a process or URL after this long.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -78,7 +79,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 impl Options {
     fn write(&self, before: Option<&Saved>, after: &Saved, out: &mut impl Write) -> io::Result<()> {
         match self.format {
-            Format::Text => export::diff::write_text(&compare(before, after), before.is_some(), self.limit, out),
+            Format::Text => export::diff::write_text(&compare(before, after), before.is_some(), self.limit.get(), out),
             Format::Json => export::diff::write_json(&compare(before, after), out),
             Format::Pprof => {
                 let before = before.map(|before| &before.population);

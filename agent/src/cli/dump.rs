@@ -94,13 +94,22 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     };
     let subjects = GoProcesses::new(Proc::default(), options.symbols.understanding());
     let subject = subjects.subject(options.pid).map_err(failure)?;
+    let selection = options.selection();
+    // Before anything is read, and before a file is emptied.
+    selection.check_state(subject.wait_reasons()).map_err(Failure::Usage)?;
     let detail = options.format.detail(!options.label.is_empty());
     let census = subject.census(detail, options.timeout, ()).map_err(failure)?;
     let names = subject.names();
     let mut dump = subject.dump(&census, &names);
     dump.runtime_frames = options.system;
-    dump.selected = options.selection().of(&dump);
+    dump.selected = selection.of(&dump);
     tell_what_is_missing(&census);
+    if dump.selected.is_empty() && !census.goroutines.is_empty() {
+        eprintln!("parkranger: none of {} goroutines is what was asked for", census.goroutines.len());
+    }
+    if Proc::default().is_stopped(options.pid) {
+        eprintln!("parkranger: process {} is stopped (SIGSTOP, or a debugger): nothing in it runs", options.pid);
+    }
     match &options.output {
         None => write(&dump, options.format, &mut BufWriter::new(io::stdout().lock()))?,
         Some(path) => write(&dump, options.format, &mut BufWriter::new(create(path)?))?,

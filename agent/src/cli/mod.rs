@@ -17,7 +17,10 @@ mod serve;
 mod target;
 mod top;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{
+    CommandFactory as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 pub use exit::Exit;
 
@@ -29,7 +32,7 @@ leaks found.";
 /// Watches the scheduler of Go processes from outside: goroutine births, parks and exits per creation site, live, with no
 /// pprof endpoint, no rebuild, no restart and no stop of the target.
 #[derive(Debug, Parser)]
-#[command(name = "parkranger", version, after_help = AFTER_HELP)]
+#[command(name = "parkranger", version, after_help = AFTER_HELP, mut_subcommands(|command| command.after_help(AFTER_HELP)))]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -64,7 +67,7 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run() -> Exit {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::try_parse().unwrap_or_else(|error| with_hint(error).exit());
     let quiet = !matches!(arguments.command, Command::Serve(_));
     logging::init(arguments.verbose, quiet);
     let done = |done: Result<(), exit::Failure>| done.map(|()| Exit::Done);
@@ -85,6 +88,19 @@ pub fn run() -> Exit {
     exit::report(done)
 }
 
+/// A pid alone is what users of other tools try.
+fn with_hint(mut error: clap::Error) -> clap::Error {
+    let argument = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(argument))) => argument,
+        _ => return error,
+    };
+    if let Ok(pid) = argument.parse::<u32>() {
+        let hint = format!("a process is given as '--pid {pid}'").into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint]));
+    }
+    error
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +108,54 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pid_alone_gets_a_hint() {
+        for command in ["top", "check", "ps", "dump"] {
+            let error = Arguments::try_parse_from(["parkranger", command, "4242"]).unwrap_err();
+            let said = with_hint(error).to_string();
+            assert!(said.contains("--pid 4242"), "{command}: {said}");
+        }
+        let other = Arguments::try_parse_from(["parkranger", "top", "4242x"]).unwrap_err();
+        assert!(!with_hint(other).to_string().contains("--pid"));
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_refused() {
+        for arguments in [["top", "--limit", "0"].as_slice(), &["diff", "x", "--limit", "0"]] {
+            let given = std::iter::once("parkranger").chain(arguments.iter().copied());
+            assert!(Arguments::try_parse_from(given).is_err(), "{arguments:?}");
+        }
+    }
+
+    /// Help that names an option which the command has not leads people astray.
+    #[test]
+    fn help_names_only_options_there_are() {
+        let root = Arguments::command();
+        let of_root: Vec<String> = root.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect();
+        for command in root.get_subcommands() {
+            let long = |argument: &clap::Arg| argument.get_long().map(str::to_owned);
+            let mut known: Vec<String> = command.get_arguments().filter_map(long).collect();
+            known.extend(of_root.iter().cloned().chain(["help".to_owned(), "version".to_owned()]));
+            let mut texts = vec![command.clone().render_long_help().to_string()];
+            for argument in command.get_arguments() {
+                texts.extend(
+                    argument.get_possible_values().iter().filter_map(|v| v.get_help().map(ToString::to_string)),
+                );
+            }
+            for text in texts {
+                for piece in text.split("--").skip(1) {
+                    let end = piece.find(|c: char| !c.is_ascii_lowercase() && c != '-' && !c.is_ascii_digit());
+                    let name = piece.get(..end.unwrap_or(piece.len())).unwrap_or_default().trim_end_matches('-');
+                    let whole = piece.get(name.len()..).unwrap_or_default().starts_with('…');
+                    assert!(
+                        name.is_empty() || whole || known.iter().any(|known| known == name),
+                        "{}: --{name}",
+                        command.get_name()
+                    );
+                }
+            }
+        }
     }
 }

@@ -74,17 +74,14 @@ impl Lister {
             match self.row(pid, target) {
                 Ok(row) => rows.extend(row),
                 Err(error) if named => return Err(error),
-                // Ended meanwhile, or a kernel thread.
-                Err(HostError::NoSuchProcess { .. } | HostError::NoExecutable { .. }) => {}
-                Err(HostError::NotPermitted { .. }) => self.not_looked_at("not permitted: run as root"),
-                Err(error) => self.not_looked_at(&error.to_string()),
+                Err(error) => {
+                    if let Some(why) = error.left_out() {
+                        *self.not_looked_at.entry(why).or_default() += 1;
+                    }
+                }
             }
         }
         Ok(List::new(rows, self.not_looked_at))
-    }
-
-    fn not_looked_at(&mut self, why: &str) {
-        *self.not_looked_at.entry(why.to_owned()).or_default() += 1;
     }
 
     fn row(&mut self, pid: u32, target: &Target) -> Result<Option<Row>, HostError> {
@@ -123,7 +120,7 @@ impl Lister {
             build: facts.build.clone(),
             container: cgroup.container_id().map(str::to_owned),
             unit: cgroup.unit(),
-            warnings: warnings(&facts, &environment, &allowance),
+            warnings: self.stopped(pid).into_iter().chain(warnings(&facts, &environment, &allowance)).collect(),
             environment: environment.iter().map(|(name, value)| (name, value.to_owned())).collect(),
             watchable: watchable.is_some(),
             reason,
@@ -153,6 +150,10 @@ impl Lister {
     fn allowance(&self, pid: u32, limits: Limits) -> Result<Allowance, HostError> {
         let cpus = self.proc.allowed_cpus(pid)?;
         Ok(Allowance { cpu_quota: limits.cpu, cpus, memory_bytes: limits.memory_bytes })
+    }
+
+    fn stopped(&self, pid: u32) -> Option<String> {
+        self.proc.is_stopped(pid).then(|| "is stopped (SIGSTOP, or a debugger): nothing in it runs".to_owned())
     }
 
     fn started(&self, identity: Identity) -> Option<String> {

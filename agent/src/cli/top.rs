@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    num::NonZeroUsize,
     time::Duration,
 };
 
@@ -55,8 +56,8 @@ pub(super) struct Options {
     #[arg(short, long, value_enum, default_value_t)]
     sort: Sort,
     /// Show at most this many sites of a process.
-    #[arg(short, long, default_value_t = 20, value_name = "N")]
-    limit: usize,
+    #[arg(short, long, default_value = "20", value_name = "N")]
+    limit: NonZeroUsize,
     /// Show the whole creation stack of the first N sites below each table.
     #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = "3")]
     stacks: usize,
@@ -97,7 +98,8 @@ async fn watch(options: Options) -> Result<(), Failure> {
         fidelity: options.budget.fidelity,
         // Shown once more, after they ended.
         keep_ended: options.interval.mul_f64(0.9),
-        patient: false,
+        // For the first Go process; one interval is not worth waiting for.
+        patient: !options.once,
     };
     let mut watch = Watch::start(Proc::default(), config)?;
     let start = Instant::now();
@@ -182,7 +184,7 @@ impl Screen {
                 .to_lowercase(),
             options: TableOptions {
                 sort: options.sort,
-                limit: options.limit,
+                limit: options.limit.get(),
                 stacks: options.stacks,
                 width: None,
                 height: None,
@@ -201,9 +203,8 @@ impl Screen {
         let time = crate::export::schema::rfc3339(snapshot.time);
         if self.redraw {
             if let Ok(size) = rustix::termios::tcgetwinsize(&out) {
-                options.width = Some(size.ws_col);
-                // One line is the title's.
-                options.height = Some(size.ws_row.saturating_sub(1));
+                options.width = columns(size.ws_col);
+                options.height = lines(size.ws_row);
             }
             writeln!(out, "{HOME_AND_CLEAR}parkranger  {time}  {}  Ctrl-C ends", self.title)?;
         } else {
@@ -223,7 +224,7 @@ impl Screen {
         } else {
             let mut out = io::stdout().lock();
             if let Ok(size) = rustix::termios::tcgetwinsize(&out) {
-                self.options.width = Some(size.ws_col);
+                self.options.width = columns(size.ws_col);
             }
             let text = table::render(snapshot, self.before.as_ref(), self.options);
             out.write_all(text.as_bytes())?;
@@ -239,8 +240,29 @@ impl Screen {
     }
 }
 
+/// Columns of a terminal; `None` where it does not say: 0 is what serial lines and new pseudo-terminals answer.
+fn columns(columns: u16) -> Option<u16> {
+    (columns > 0).then_some(columns)
+}
+
+/// Lines of a terminal below the title; `None` likewise.
+fn lines(lines: u16) -> Option<u16> {
+    lines.checked_sub(1)
+}
+
 impl Drop for Screen {
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_without_a_size_shows_everything() {
+        assert_eq!((columns(0), lines(0)), (None, None));
+        assert_eq!((columns(80), lines(25)), (Some(80), Some(24)));
     }
 }

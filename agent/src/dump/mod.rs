@@ -20,6 +20,7 @@ use crate::{
     census::{Census, CensusError, Detail, Runtime},
     go_binary::{GoBinaries, GoBinary},
     host::{FileSource, HostError, Identity, Proc, ProcessMemory, Threads},
+    runtime::WaitReasons,
 };
 pub use contents::{Dump, ProcessFacts, state};
 pub use names::{Names, Place};
@@ -139,6 +140,12 @@ impl GoProcess {
     #[must_use]
     pub fn binary(&self) -> &Arc<Binary> {
         &self.go.binary
+    }
+
+    /// Names of its wait reasons.
+    #[must_use]
+    pub fn wait_reasons(&self) -> &WaitReasons {
+        &self.go.wait_reasons
     }
 
     /// Names of its addresses.

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 
 use globset::GlobMatcher;
 
-use crate::census::{Goroutine, Origin};
-use crate::dump::Dump;
+use crate::{
+    census::{Goroutine, Origin, Status},
+    dump::Dump,
+    runtime::WaitReasons,
+};
 
 /// What is asked for; everything must hold.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +29,22 @@ impl Selection {
     pub fn label(text: &str) -> Option<(String, String)> {
         let (key, value) = text.split_once('=')?;
         Some((key.to_owned(), value.to_owned()))
+    }
+
+    /// Refuses a state that no goroutine of a binary with these wait reasons can be in.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names those there are.
+    pub fn check_state(&self, reasons: &WaitReasons) -> Result<(), String> {
+        let Some(state) = &self.state else { return Ok(()) };
+        let mut all: Vec<&str> = Status::ALL.into_iter().map(Status::name).collect();
+        all.extend(reasons.names().filter(|name| !name.is_empty()));
+        if all.contains(&state.as_str()) {
+            return Ok(());
+        }
+        all.dedup();
+        Err(format!("no goroutine can be in the state {state:?}; there are: {}", all.join(", ")))
     }
 
     /// The goroutines asked for, by their position in the census.

@@ -28,7 +28,7 @@ pub enum HostError {
         pid: u32,
     },
     /// Not ours to look at.
-    #[error("not permitted to look at process {pid}: run as root")]
+    #[error("not permitted to look at process {pid}: {}", why_not_permitted())]
     NotPermitted {
         /// The pid asked for.
         pid: u32,
@@ -41,6 +41,33 @@ pub enum HostError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl HostError {
+    /// Reason for which a command about the whole host leaves a process out, to be counted and said; `None` where there is
+    /// nothing to look at: it has ended, or it is a kernel thread.
+    #[must_use]
+    pub fn left_out(&self) -> Option<String> {
+        match self {
+            Self::NoSuchProcess { .. } | Self::NoExecutable { .. } => None,
+            Self::NotPermitted { .. } => Some(format!("not permitted: {}", why_not_permitted())),
+            // Without the path: it has the pid, and every process would be a reason of its own.
+            Self::Unreadable { path, why } => {
+                let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                Some(format!("/proc/PID/{file} cannot be read: {why}"))
+            }
+        }
+    }
+}
+
+/// Reason for a refusal by the kernel, and where there is one the way out.
+fn why_not_permitted() -> &'static str {
+    if nix::unistd::geteuid().is_root() {
+        "the kernel refuses it to root, too (CAP_SYS_PTRACE is missing, a security module forbids it, or the process is \
+         not of this user namespace)"
+    } else {
+        "run as root"
+    }
 }
 
 /// A process and not another one with its pid: a pid alone is reused.
@@ -95,6 +122,15 @@ impl Proc {
         &self.root
     }
 
+    /// True where the agent sees the pids that the kernel side sees: those of the initial pid namespace. Also where that
+    /// cannot be told.
+    #[must_use]
+    pub fn is_initial_pid_namespace(&self) -> bool {
+        /// PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h.
+        const INITIAL: &str = "pid:[4026531836]";
+        fs::read_link(self.root.join("self/ns/pid")).map_or(true, |namespace| namespace.as_os_str() == INITIAL)
+    }
+
     /// All pids there are now, in order.
     ///
     /// # Errors
@@ -131,6 +167,14 @@ impl Proc {
             return Err(HostError::NoSuchProcess { pid });
         }
         Ok(Identity { pid, start_time })
+    }
+
+    /// True where `pid` is stopped by a signal or by a debugger: none of its threads runs until it is continued.
+    #[must_use]
+    pub fn is_stopped(&self, pid: u32) -> bool {
+        let Ok(stat) = fs::read(self.path(pid, "stat")) else { return false };
+        let stat = String::from_utf8_lossy(&stat);
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with(['T', 't']))
     }
 
     /// Opens the executable of `pid`: the file that runs, whatever its path says by now.
@@ -274,6 +318,34 @@ mod tests {
         assert_eq!(proc.identity(7).unwrap(), Identity { pid: 7, start_time: 4242 });
         assert_eq!(proc.thread_time(7, 9), Some(ThreadTime { ran_ns: 5, sleeps: true }));
         assert_eq!(proc.comm(7).unwrap(), "orderservice-n\u{fffd}");
+    }
+
+    #[test]
+    fn a_stopped_process_is_told_from_one_that_runs() {
+        let stat = |state: char| format!("7 (x) T) {state} 1 7 7 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0 0\n");
+        let (stopped, traced, runs) = (stat('T'), stat('t'), stat('S'));
+        let (_dir, proc) =
+            fake(&[("7/stat", stopped.as_bytes()), ("8/stat", traced.as_bytes()), ("9/stat", runs.as_bytes())]);
+        assert_eq!([7, 8, 9, 10].map(|pid| proc.is_stopped(pid)), [true, true, false, false]);
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_reason_and_root_is_not_told_to_be_root() {
+        let unreadable =
+            |pid: u32| HostError::Unreadable { path: format!("/proc/{pid}/maps").into(), why: "EIO".into() };
+        assert_eq!(unreadable(1).left_out(), unreadable(2).left_out(), "one reason, not one for each process");
+        assert_eq!(HostError::NoSuchProcess { pid: 1 }.left_out(), None);
+        let said = HostError::NotPermitted { pid: 1 }.to_string();
+        assert_eq!(said.contains("run as root"), !nix::unistd::geteuid().is_root(), "{said}");
+    }
+
+    #[test]
+    fn a_pid_namespace_of_ones_own_is_noticed() {
+        let (dir, proc) = fake(&[("self/x", b"")]);
+        assert!(proc.is_initial_pid_namespace(), "unknown");
+        fs::create_dir_all(dir.path().join("self/ns")).unwrap();
+        std::os::unix::fs::symlink("pid:[4026532201]", dir.path().join("self/ns/pid")).unwrap();
+        assert!(!proc.is_initial_pid_namespace());
     }
 
     #[test]

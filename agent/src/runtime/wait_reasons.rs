@@ -67,6 +67,11 @@ impl WaitReasons {
         Err(error)
     }
 
+    /// All names, by number; "" where a number means nothing.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
     /// The name of a wait reason: "chan receive", "select", … "" for 0. `None` for a number the binary does not know.
     #[must_use]
     pub fn name(&self, reason: u8) -> Option<&str> {

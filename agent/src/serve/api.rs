@@ -96,6 +96,7 @@ pub(super) async fn goroutines(
     let pass = pass(&state, peer.client)?;
     let all = Detail { stacks: true, labels: true, waits: true };
     let read = read(&state, of, all).await?;
+    selection.check_state(read.subject.wait_reasons()).map_err(Problem::bad)?;
     answer(&state, pass, move |reply| page.write(&read, &selection, &uri, reply)).await
 }
 

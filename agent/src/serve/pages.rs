@@ -67,6 +67,14 @@ pub(super) async fn index(Extracted(state): Extracted<Arc<State>>) -> Result<Res
                     snapshot.refused
                 );
             }
+            for (why, count) in &snapshot.not_looked_at {
+                let _ = writeln!(
+                    body,
+                    "<p>{count} process{} not looked at: {}</p>",
+                    if *count == 1 { "" } else { "es" },
+                    Escaped(why)
+                );
+            }
             body.push_str(
                 "<table>\n<tr><th>pid</th><th>executable</th><th>Go</th><th>goroutines</th><th>births</th><th>exits</th>\
                  <th>parks</th><th></th></tr>\n",

@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub processes: Vec<Arc<ProcessSnapshot>>,
     /// Go processes of the target that cannot be watched.
     pub refused: usize,
+    /// Processes that could not be looked at, so that nobody knows whether they are Go: by reason, how many.
+    pub not_looked_at: BTreeMap<String, u64>,
     /// Losses that belong to no process, by name; only those that are not 0.
     pub losses: BTreeMap<&'static str, u64>,
     /// What watching may cost a process; `None` for whatever it does.
@@ -65,6 +67,8 @@ pub struct ProcessSnapshot {
     pub audits: Audits,
     /// It has ended; the counts are final.
     pub ended: bool,
+    /// It is stopped, by a signal or a debugger: nothing in it runs.
+    pub stopped: bool,
     /// Births since attach.
     pub births: u64,
     /// Exits since attach.
@@ -242,6 +246,7 @@ pub(crate) mod testing {
             governed: FidelityReport { fidelity: Fidelity::Full, cost: None, steps: 0 },
             missing: Missing::default(),
             ended: false,
+            stopped: false,
             births: sites.iter().map(|site| site.2).sum(),
             exits: 0,
             parks: 0,

@@ -1,6 +1,6 @@
 //! What `parkranger check` found, as text and JSON.
 
-use std::{fmt::Write as _, io};
+use std::{collections::BTreeMap, fmt::Write as _, io};
 
 use serde::Serialize;
 
@@ -15,6 +15,8 @@ pub struct Report {
     pub kernel: KernelReport,
     /// The target's Go processes.
     pub targets: Vec<TargetReport>,
+    /// Processes that could not be looked at: by reason, how many.
+    pub not_looked_at: BTreeMap<String, u64>,
 }
 
 /// The kernel's side.
@@ -41,7 +43,7 @@ pub struct KernelReport {
     /// Whether perf-event uprobes can be made.
     pub perf_uprobes: bool,
     /// Effective capabilities that matter.
-    pub capabilities: std::collections::BTreeMap<&'static str, bool>,
+    pub capabilities: BTreeMap<&'static str, bool>,
 }
 
 /// One process.
@@ -96,8 +98,8 @@ impl Report {
 
     /// A new one for this schema.
     #[must_use]
-    pub fn new(kernel: KernelReport, targets: Vec<TargetReport>) -> Self {
-        Self { schema: SCHEMA, kernel, targets }
+    pub fn new(kernel: KernelReport, targets: Vec<TargetReport>, not_looked_at: BTreeMap<String, u64>) -> Self {
+        Self { schema: SCHEMA, kernel, targets, not_looked_at }
     }
 
     /// As text for people.
@@ -152,6 +154,9 @@ impl Report {
             for note in &target.notes {
                 let _ = writeln!(text, "  note: {note}");
             }
+        }
+        for (why, count) in &self.not_looked_at {
+            let _ = writeln!(text, "\n{count} process{} not looked at: {why}", if *count == 1 { "" } else { "es" });
         }
         text
     }

@@ -17,6 +17,8 @@ struct Document<'a> {
     processes: Vec<Process<'a>>,
     /// What watching may cost a process, as a share of its own CPU time; null for whatever it does.
     budget: Option<f64>,
+    /// Processes that could not be looked at, by reason; empty where there are none.
+    not_looked_at: &'a BTreeMap<String, u64>,
     /// Losses that belong to no process; empty in a healthy run.
     losses: &'a BTreeMap<&'static str, u64>,
 }
@@ -40,6 +42,7 @@ struct Process<'a> {
     baseline: bool,
     audits: Audits,
     ended: bool,
+    stopped: bool,
     goroutines: Goroutines,
     births: u64,
     exits: u64,
@@ -145,6 +148,7 @@ fn write_document(out: &mut impl io::Write, snapshot: &Snapshot, facts: Option<&
         schema: SCHEMA,
         time: rfc3339(snapshot.time),
         processes: snapshot.processes.iter().map(|one| process(one, facts_of(one))).collect(),
+        not_looked_at: &snapshot.not_looked_at,
         budget: snapshot.budget.map(|budget| rounded(budget.share(), 6)),
         losses: &snapshot.losses,
     };
@@ -219,6 +223,7 @@ fn process<'a>(process: &'a ProcessSnapshot, facts: Option<&'a ProcessContext>) 
             drift: process.audits.drift,
         },
         ended: process.ended,
+        stopped: process.stopped,
         goroutines: Goroutines { live: process.live(), user: process.user, system: process.system },
         births: process.births,
         exits: process.exits,

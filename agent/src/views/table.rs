@@ -97,6 +97,9 @@ pub fn render(snapshot: &Snapshot, before: Option<&Snapshot>, options: TableOpti
             plural(snapshot.refused, "es")
         );
     }
+    for (why, count) in &snapshot.not_looked_at {
+        let _ = writeln!(text, "{count} process{} not looked at: {why}", plural(*count as usize, "es"));
+    }
     for (name, count) in &snapshot.losses {
         let _ = writeln!(text, "LOST {name}: {count}{}", way_out(name));
     }
@@ -174,7 +177,11 @@ fn render_process(
         process.go_version,
         governed(process),
         if process.layout_is_older { " (newer than parkranger; layout proved by its memory)" } else { "" },
-        if process.ended { "  ended" } else { "" }
+        match (process.ended, process.stopped) {
+            (true, _) => "  ended",
+            (false, true) => "  stopped (SIGSTOP, or a debugger)",
+            (false, false) => "",
+        }
     );
     let lives = approximately(process.missing.has_all_lives());
     let parks = approximately(process.missing.has_all_parks());

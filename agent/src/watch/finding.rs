@@ -66,12 +66,14 @@ pub(super) struct Finder {
     pub(super) binaries: Binaries,
     /// Processes looked at and refused, so that a scan does not look again.
     pub(super) refused: BTreeMap<Identity, Refused>,
+    /// Processes that could not be looked at, with the reason: of those that are there still.
+    passed_over: BTreeMap<u32, String>,
 }
 
 impl Finder {
     pub(super) fn new(proc: Proc, config: &Config) -> Self {
         let binaries = Binaries::new(Arc::clone(&config.understanding));
-        Self { proc, target: config.target.clone(), binaries, refused: BTreeMap::new() }
+        Self { proc, target: config.target.clone(), binaries, refused: BTreeMap::new(), passed_over: BTreeMap::new() }
     }
 
     /// Looks at every process of the target, except those in `known`; tells also who is there at all.
@@ -94,8 +96,15 @@ impl Finder {
         }
         let mut fresh = Fresh::new();
         let mut present = BTreeSet::new();
+        let mut passed_over = BTreeMap::new();
         for pid in pids {
-            let Ok(identity) = self.proc.identity(pid) else { continue };
+            let identity = match self.proc.identity(pid) {
+                Ok(identity) => identity,
+                Err(error) => {
+                    passed_over.extend(error.left_out().map(|why| (pid, why)));
+                    continue;
+                }
+            };
             present.insert(identity);
             if known.contains(&identity) {
                 continue;
@@ -103,9 +112,13 @@ impl Finder {
             match self.look_at(identity, Age::Old) {
                 Ok(Some(found)) => fresh.entry(found.file).or_default().push((identity, found)),
                 Ok(None) => {}
-                Err(error) => debug!("process {pid} passed over: {error}"),
+                Err(error) => {
+                    debug!("process {pid} passed over: {error}");
+                    passed_over.extend(error.left_out().map(|why| (pid, why)));
+                }
             }
         }
+        self.passed_over = passed_over;
         self.refused.retain(|identity, _| present.contains(identity));
         Ok((fresh, present))
     }
@@ -129,6 +142,15 @@ impl Finder {
                 Ok(None)
             }
         }
+    }
+
+    /// Processes that could not be looked at in the last look around: by reason, how many.
+    pub(super) fn not_looked_at(&self) -> BTreeMap<String, u64> {
+        let mut reasons = BTreeMap::new();
+        for why in self.passed_over.values() {
+            *reasons.entry(why.clone()).or_default() += 1;
+        }
+        reasons
     }
 
     pub(super) fn nothing_found(&self) -> String {

@@ -42,7 +42,6 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs,
     panic::resume_unwind,
     sync::Arc,
     thread,
@@ -156,9 +155,6 @@ const SHORTEST_DRAIN: Duration = Duration::from_millis(1);
 const STEP_OF_START: Duration = Duration::from_micros(500);
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// The inode number of the initial pid namespace: PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h.
-const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
-
 impl Watch {
     /// Loads the programs, finds the target's processes and attaches.
     ///
@@ -168,8 +164,7 @@ impl Watch {
     pub fn start(proc: Proc, config: Config) -> Result<Self, WatchError> {
         let capability = Capability::ask(proc.root());
         capability.require()?;
-        let namespace = fs::read_link(proc.root().join("self/ns/pid"));
-        if namespace.is_ok_and(|namespace| namespace.as_os_str() != INITIAL_PID_NAMESPACE) {
+        if !proc.is_initial_pid_namespace() {
             return Err(WatchError::PidNamespace);
         }
         // Whoever is named must be there before anything is loaded.
@@ -399,8 +394,14 @@ impl Watch {
         let Self { shared, fidelity, creation_stacks, by_caller, .. } = self;
         let ended = shared.close_ended(|shared, id, process| {
             let binary = shared.host.binaries.get(process.file)?;
-            let sources =
-                Sources { ledger: &shared.ledger, fidelity, creation_stacks, by_caller, now: shared.host.now() };
+            let sources = Sources {
+                ledger: &shared.ledger,
+                fidelity,
+                creation_stacks,
+                by_caller,
+                now: shared.host.now(),
+                proc: &shared.host.proc,
+            };
             Some(Arc::new(sources.process(id, process, &binary)))
         })?;
         for id in ended {

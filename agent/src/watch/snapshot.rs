@@ -15,6 +15,7 @@ use parkranger_common::{
 use super::{CreationStacks, Watch, Watchable, callers::ByCaller, fidelity::FidelityControl, shared::Watched};
 use crate::{
     address::RuntimeAddr,
+    host::Proc,
     ledger::{Ledger, ProcessLedger, Site, Tally},
     program::binaries::SiteNames,
     runtime::{LayoutSource, is_system_goroutine},
@@ -34,6 +35,7 @@ pub(super) struct Sources<'a> {
     pub(super) creation_stacks: &'a CreationStacks,
     pub(super) by_caller: &'a HashMap<ProcessId, ByCaller>,
     pub(super) now: Instant,
+    pub(super) proc: &'a Proc,
 }
 
 impl Watch {
@@ -51,7 +53,8 @@ impl Watch {
             .filter(|(_, count)| *count > 0)
             .collect();
         let refused = self.refused().count();
-        Snapshot { time: SystemTime::now(), processes, refused, losses, budget: self.budget() }
+        let not_looked_at = self.shared.host.not_looked_at();
+        Snapshot { time: SystemTime::now(), processes, refused, not_looked_at, losses, budget: self.budget() }
     }
 
     fn sources(&self) -> Sources<'_> {
@@ -61,6 +64,7 @@ impl Watch {
             creation_stacks: &self.creation_stacks,
             by_caller: &self.by_caller,
             now: Instant::now(),
+            proc: &self.shared.host.proc,
         }
     }
 }
@@ -117,6 +121,7 @@ impl Sources<'_> {
             governed: self.fidelity.report(id, process),
             missing: ledger.missing,
             ended: process.has_ended(),
+            stopped: !process.has_ended() && self.proc.is_stopped(process.identity.pid),
             births,
             exits,
             parks,

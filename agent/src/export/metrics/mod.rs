@@ -80,6 +80,7 @@ struct Families {
     runtime: Runtime,
     processes: Family,
     refused: Family,
+    not_looked_at: Family,
     host_losses: Family,
     time: Family,
 }
@@ -128,6 +129,7 @@ impl Families {
             runtime: Runtime::new(),
             processes: gauge("processes", "Go processes under watch."),
             refused: gauge("refused_processes", "Go processes that cannot be watched."),
+            not_looked_at: gauge("processes_not_looked_at", "Processes that nobody could look at, by reason."),
             host_losses: counter("host_losses_total", "What was lost before it was known whose it is, by name."),
             time: gauge("snapshot_timestamp_seconds", "When these counters were read."),
         }
@@ -204,6 +206,9 @@ impl Families {
         let watched = snapshot.processes.iter().filter(|process| !process.ended).count();
         self.processes.add(Vec::new(), watched as f64);
         self.refused.add(Vec::new(), snapshot.refused as f64);
+        for (why, count) in &snapshot.not_looked_at {
+            self.not_looked_at.add(vec![label("reason", why)], *count as f64);
+        }
         for loss in HostLoss::ALL {
             let count = snapshot.losses.get(loss.name()).copied().unwrap_or_default();
             self.host_losses.add(vec![label("loss", loss.name())], count as f64);
@@ -234,6 +239,7 @@ impl Families {
             self.site_stacks,
             self.processes,
             self.refused,
+            self.not_looked_at,
             self.host_losses,
             self.time,
         ];

@@ -345,6 +345,7 @@ mod tests {
             time: std::time::SystemTime::UNIX_EPOCH,
             processes: vec![process(sites).into()],
             refused: 0,
+            not_looked_at: BTreeMap::new(),
             losses: BTreeMap::new(),
             budget: None,
         };
