@@ -49,7 +49,7 @@ fn leaks_are_kept_up_to_date(go: &Toolchain) -> Result<()> {
     ensure!(finding["pattern"] == "abandoned-sender" && finding["function"] == "main.reserveStock", "{found:#}");
     let none = asked(&healthy)?;
     ensure!(none["findings"].as_array().is_some_and(Vec::is_empty), "{none:#}");
-    ensure!(none["watched_ns"].as_u64() > Some(5_000_000_000), "it was not watched: {none:#}");
+    ensure!(none["watched_ns"].as_u64() > Some(1_000_000_000), "it was not watched: {none:#}");
     let metrics = daemon.ok("/metrics")?;
     let series: Vec<&str> =
         metrics.text()?.lines().filter(|line| line.starts_with("parkranger_leak_goroutines{")).collect();

@@ -7,6 +7,7 @@
 //! | `goroutine` | one struct, one status |
 //! | `running` | stacks of those that run, from samples of their threads |
 //! | `unwind`, `stacks` | saved stack pointer ▶ calls, each different stack kept once |
+//! | `holders` | who may hold a lock that is waited for |
 //! | `labels`, `waits` | pprof labels; channels and locks waited on |
 //!
 //! The target is not stopped and not written to. `allgs` never shrinks and a goroutine keeps its struct for life, so
@@ -22,6 +23,7 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod goroutine;
+mod holders;
 mod labels;
 mod locate;
 mod running;
@@ -38,6 +40,7 @@ use std::{
 
 pub use error::CensusError;
 pub use goroutine::Status;
+pub use holders::Mention;
 pub use labels::{LabelSets, Labels, LabelsId};
 pub use stacks::{CallSite, Depth, StackId, Stacks};
 pub use waits::{Channel, WaitObject, WaitObjects, WaitsOn};
@@ -167,6 +170,8 @@ pub struct Census {
     pub labels: LabelSets,
     /// What is waited on.
     pub wait_objects: WaitObjects,
+    /// Locks that are waited for, on the stacks of goroutines that may hold them.
+    pub mentions: Vec<Mention>,
     /// What is not in it.
     pub unsettled: Unsettled,
     origins: Origins,

@@ -23,6 +23,8 @@ const MAX_OBJECTS: usize = 16 << 20;
 pub struct WaitObject {
     /// Where it is.
     pub address: RuntimeAddr,
+    /// A channel, not a lock.
+    pub is_channel: bool,
     /// A channel's state when it was read; `None` for a lock.
     pub channel: Option<Channel>,
     /// How many goroutines of this census wait on it.
@@ -80,6 +82,11 @@ impl WaitObjects {
         links.iter().filter_map(|index| self.objects.get(*index as usize))
     }
 
+    /// Addresses of the locks among them.
+    pub(super) fn locks(&self) -> impl Iterator<Item = u64> {
+        self.objects.iter().filter(|object| !object.is_channel).map(|object| object.address.0)
+    }
+
     /// Notes that a goroutine waits on `found`.
     pub(super) fn record(&mut self, found: &[Found]) -> WaitsOn {
         let start = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
@@ -88,7 +95,12 @@ impl WaitObjects {
                 break;
             }
             let index = *self.known.entry(found.address).or_insert_with(|| {
-                self.objects.push(WaitObject { address: RuntimeAddr(found.address), channel: None, waiters: 0 });
+                self.objects.push(WaitObject {
+                    address: RuntimeAddr(found.address),
+                    is_channel: found.is_channel,
+                    channel: None,
+                    waiters: 0,
+                });
                 u32::try_from(self.objects.len() - 1).unwrap_or(u32::MAX)
             });
             if let Some(object) = self.objects.get_mut(index as usize) {

@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 use super::{
     Census, CensusError, Detail, Goroutine, MAX_ENDED, Origin, Origins, Runtime, Unsettled,
     goroutine::{Raw, Slot, Status, run_mark, same_bytes},
+    holders,
     labels::{self, LabelSets, LabelsId},
     running,
     stacks::{CallSite, Depth, Stacks},
@@ -116,6 +117,7 @@ pub(super) fn walk(
             stacks: Stacks::default(),
             labels: LabelSets::default(),
             wait_objects: WaitObjects::default(),
+            mentions: Vec::new(),
             unsettled: Unsettled::default(),
             origins: Origins::default(),
         },
@@ -133,6 +135,9 @@ pub(super) fn walk(
         };
         let running: Vec<_> = running.into_iter().filter_map(place).collect();
         running::fill_in(runtime, memory, threads, &running, &mut census)?;
+    }
+    if detail.waits && detail.stacks {
+        census.mentions = holders::mentions(runtime, memory, &slots, &census)?;
     }
     census.took = start.elapsed();
     Ok(census)

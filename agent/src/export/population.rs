@@ -57,8 +57,18 @@ pub fn population(dump: &Dump<'_>, main_module: &str, time: Duration) -> Populat
             waits_on: (start, u32::try_from(links.len()).unwrap_or(u32::MAX)),
         });
     }
+    let mentions = census.mentions.iter().filter_map(|one| Some((one.goid, *by_address.get(&one.lock.0)?))).collect();
     let ended = census.ended.clone();
-    Population { time, main_module: main_module.into(), goroutines, ended, kinds: kinds.into_kinds(), objects, links }
+    Population {
+        time,
+        main_module: main_module.into(),
+        goroutines,
+        ended,
+        kinds: kinds.into_kinds(),
+        objects,
+        mentions,
+        links,
+    }
 }
 
 /// The calls of a stack as the source has them.

@@ -27,6 +27,8 @@ pub struct Population {
     pub kinds: Vec<Kind>,
     /// Channels and locks that goroutines wait on.
     pub objects: Vec<Object>,
+    /// Locks of `objects`, by index, on the stacks of goroutines that may hold them: with the goroutine's number.
+    pub mentions: Vec<(u64, u32)>,
     /// Indexes of `objects`, which [`Member::waits_on`] has ranges of.
     pub links: Vec<u32>,
 }

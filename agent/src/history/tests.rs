@@ -24,6 +24,8 @@ pub(crate) struct One {
     pub(crate) mark: u32,
     /// Address of the channel it waits on; 0 for none.
     pub(crate) channel: u64,
+    /// Address of a lock that is on its stack; 0 for none.
+    pub(crate) holds: u64,
 }
 
 pub(crate) fn kind(creator: &str, start: &str, frames: &[&str], state: &str) -> Kind {
@@ -50,7 +52,7 @@ impl Made {
         self.next += 1;
         let goid = self.next;
         let channel = if channel == u64::MAX { 0x1000 + goid * 96 } else { channel };
-        self.alive.push(One { goid, parent: 1, kind, mark: 0, channel });
+        self.alive.push(One { goid, parent: 1, kind, mark: 0, channel, holds: 0 });
         goid
     }
 
@@ -76,7 +78,8 @@ impl Made {
                 let known = population.objects.iter().position(|object| object.address == one.channel);
                 let index = known.unwrap_or_else(|| {
                     let channel = Channel { len: 0, cap: 0, elem_bytes: 8, closed: false };
-                    population.objects.push(Object { address: one.channel, waiters: 0, channel: Some(channel) });
+                    let channel = Some(channel).filter(|_| !one.kind.state.starts_with("sync."));
+                    population.objects.push(Object { address: one.channel, waiters: 0, channel });
                     population.objects.len() - 1
                 });
                 population.objects[index].waiters += 1;
@@ -92,6 +95,10 @@ impl Made {
                 stack_bytes: 2048,
                 waits_on: (start, population.links.len() as u32),
             });
+        }
+        for one in self.alive.iter().filter(|one| one.holds != 0) {
+            let lock = population.objects.iter().position(|object| object.address == one.holds);
+            population.mentions.extend(lock.map(|lock| (one.goid, lock as u32)));
         }
         Arc::new(population)
     }

@@ -32,6 +32,8 @@ pub(super) struct Crowd<'a> {
     children: HashMap<u64, Vec<u64>>,
     /// Waiters of each object by what they do: senders, receivers, selects.
     queues: HashMap<u32, [u32; 3]>,
+    /// Goroutines that may hold a lock, by its index.
+    holders: HashMap<u32, Vec<u64>>,
     pub(super) watched: Duration,
     pub(super) rest: Duration,
     pub(super) doubling: usize,
@@ -97,7 +99,11 @@ impl<'a> Crowd<'a> {
                 }
             }
         }
-        Some(Self { history, population, by_goid, children, queues, watched, rest, doubling })
+        let mut holders: HashMap<u32, Vec<u64>> = HashMap::new();
+        for (goid, lock) in &population.mentions {
+            holders.entry(*lock).or_default().push(*goid);
+        }
+        Some(Self { history, population, by_goid, children, queues, holders, watched, rest, doubling })
     }
 
     /// Goroutines by site and place: those at rest, and those that move and stay.
@@ -191,6 +197,40 @@ impl<'a> Crowd<'a> {
             moving += usize::from(children.iter().any(moves));
         }
         (with, moving)
+    }
+
+    /// The lock that a goroutine waits for.
+    fn lock_of(&self, goid: u64) -> Option<(u32, u64)> {
+        let member = self.member(goid)?;
+        let mut locks = self.population.objects_of(member).filter(|(_, object)| object.channel.is_none());
+        locks.next().map(|(index, object)| (index, object.address))
+    }
+
+    /// How many goroutines of a group are in a ring: each waits for a lock that the other may hold.
+    pub(super) fn in_rings(&self, group: &Group<'_>) -> usize {
+        /// Goroutines that are looked at, and that may hold one lock.
+        const MOST: usize = 256;
+        // The two queues of one `sync.RWMutex` are no two locks; mutexes may be neighbours.
+        let apart = if group.place.place.wait == Wait::Mutex { 8 } else { 32 };
+        let in_ring = |goid: &u64| {
+            let Some((own, own_address)) = self.lock_of(*goid) else { return false };
+            self.holders.get(&own).into_iter().flatten().take(MOST).any(|holder| {
+                self.lock_of(*holder).is_some_and(|(other, address)| {
+                    other != own
+                        && address.abs_diff(own_address) >= apart
+                        && self.holders.get(&other).is_some_and(|holders| holders.contains(goid))
+                })
+            })
+        };
+        group.members.iter().map(|(goid, _)| goid).take(MOST).filter(|goid| in_ring(goid)).count()
+    }
+
+    /// A goroutine that may hold what a group waits for, and that does not wait for it itself.
+    pub(super) fn holder(&self, group: &Group<'_>) -> Option<&'a Member> {
+        let (lock, _) = group.members.iter().find_map(|(goid, _)| self.lock_of(*goid))?;
+        let waits = |goid: u64| self.lock_of(goid).is_some_and(|(other, _)| other == lock);
+        let holder = self.holders.get(&lock)?.iter().find(|goid| **goid != 1 && !waits(**goid))?;
+        self.member(*holder)
     }
 
     /// Whether parents are known in this process.

@@ -40,7 +40,7 @@ pub(super) fn finding(
     circumstances: Circumstances,
 ) -> Option<Finding> {
     let waiting = crowd.waiting(group);
-    let pattern = name::pattern(group, &waiting)?;
+    let pattern = name::pattern(crowd, group, &waiting)?;
     let mut scales = Scales::default();
     growth(&mut scales, crowd, group, circumstances);
     if pattern != Pattern::Finalizer {

@@ -7,11 +7,11 @@ use super::{
 };
 use crate::history::{
     callers::Caller,
-    place::{Owner, Site, Wait, owner},
+    place::{Owner, Site, Wait, owner, place},
 };
 
 /// The shape. `None` where the goroutines belong to others that speak for them, or are known to be well.
-pub(super) fn pattern(group: &Group<'_>, waiting: &Waiting) -> Option<Pattern> {
+pub(super) fn pattern(crowd: &Crowd<'_>, group: &Group<'_>, waiting: &Waiting) -> Option<Pattern> {
     let site = &group.site.site;
     let place = &group.place.place;
     let example = &group.place.example;
@@ -76,6 +76,9 @@ pub(super) fn pattern(group: &Group<'_>, waiting: &Waiting) -> Option<Pattern> {
         Wait::Send => Pattern::AbandonedSender,
         Wait::Receive => Pattern::MissingSender,
         Wait::Select => Pattern::StuckSelect,
+        Wait::Mutex | Wait::ReadLock | Wait::WriteLock if crowd.in_rings(group) * 2 >= group.members.len() => {
+            Pattern::LockOrder
+        }
         Wait::Mutex | Wait::ReadLock | Wait::WriteLock => Pattern::HeldLock,
         Wait::WaitGroup => Pattern::WaitGroup,
         Wait::Cond => Pattern::Condition,
@@ -127,7 +130,10 @@ pub(super) fn particular(
         Pattern::DatabaseRows => scales.add(1.2, "each stands for rows or a transaction that is open"),
         Pattern::Context => scales.add(1.0, "each stands for a context that was not cancelled"),
         Pattern::AfterFunc if !group.moves => scales.add(0.8, "a timer's function should return at once"),
-        Pattern::HeldLock => holder(scales, group, all),
+        Pattern::HeldLock => holder(scales, crowd, group, all),
+        Pattern::LockOrder => {
+            scales.add(0.8, "each waits for a lock whose address another has on its stack, who waits for its own")
+        }
         _ => {}
     }
 }
@@ -144,7 +150,18 @@ fn response_bodies(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>) {
 }
 
 /// Somebody who waits for something else in the methods of the same type may hold the lock.
-fn holder(scales: &mut Scales, group: &Group<'_>, all: &[Group<'_>]) {
+fn holder(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>, all: &[Group<'_>]) {
+    if let Some(member) = crowd.holder(group)
+        && let Some(kind) = crowd.population.kind(member)
+    {
+        let place = place(kind, &crowd.population.main_module);
+        let (at, state) = (place.at.short(), &kind.state);
+        scales.add(
+            0.6,
+            format!("who holds it may be goroutine {} in {at} [{state}]: the lock is on its stack", member.goid),
+        );
+        return;
+    }
     let waits_in = &group.place.place.at.function;
     let receiver = waits_in.rsplit_once('.').map(|(receiver, _)| receiver).filter(|receiver| receiver.ends_with(')'));
     let Some(receiver) = receiver else { return };

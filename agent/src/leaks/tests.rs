@@ -161,3 +161,30 @@ fn a_finalizer_that_blocks_is_told_of() {
     let history = watched(&mut made, 20, 1, |_, _| {});
     assert_eq!(judged(&history).first().map(|one| one.pattern), Some(Pattern::Finalizer));
 }
+
+#[test]
+fn locks_in_different_order_are_told_from_one_that_is_held() {
+    let waiter = || kind("main.f", "main.move", &["sync.(*Mutex).Lock", "main.move"], "sync.Mutex.Lock");
+    let ring = watched(&mut Made::default(), 20, 1, |made, second| {
+        if second % 2 == 0 {
+            let (a, b) = (0x10_000 + second * 1000, 0x10_100 + second * 1000);
+            for (waits, holds) in [(a, b), (b, a)] {
+                made.start(waiter(), waits);
+                made.alive.last_mut().unwrap().holds = holds;
+            }
+        }
+    });
+    assert_eq!(judged(&ring).first().map(|one| one.pattern), Some(Pattern::LockOrder));
+    let held = watched(&mut Made::default(), 20, 1, |made, second| {
+        if second == 0 {
+            made.start(kind("main.f", "main.refresh", &["runtime.gopark", "main.refresh"], "chan receive"), 0x500);
+            made.alive.last_mut().unwrap().holds = 0x10_000;
+        }
+        if second % 2 == 0 {
+            made.start(waiter(), 0x10_000);
+        }
+    });
+    let found = judged(&held);
+    assert_eq!(found.first().map(|one| one.pattern), Some(Pattern::HeldLock));
+    assert!(found[0].evidence.iter().any(|one| one.says.contains("main.refresh")), "{:#?}", found[0]);
+}
