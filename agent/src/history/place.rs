@@ -133,7 +133,8 @@ impl Wait {
     /// Before Go 1.20 a lock is a "semacquire", and a group one up to 1.24: the stack says which. A read lock that waits for
     /// a writer, and a writer that waits for another, wait for the mutex inside.
     fn of_stack(kind: &Kind, state: &str) -> Self {
-        let sync = kind.frames.iter().filter_map(|frame| {
+        let leading = kind.frames.iter().take_while(|frame| is_machinery(&frame.function));
+        let sync = leading.filter_map(|frame| {
             let name =
                 frame.function.strip_prefix("sync.").or_else(|| frame.function.strip_prefix("internal/sync."))?;
             Some(match name {
@@ -145,8 +146,8 @@ impl Wait {
                 _ => return None,
             })
         });
-        // The outermost of the leading ones: `(*RWMutex).Lock` calls `(*Mutex).Lock`.
-        let found = sync.take(3).last();
+        // The outermost of them: `(*RWMutex).Lock` calls `(*Mutex).Lock`.
+        let found = sync.last();
         found.unwrap_or(match state {
             "sync.Mutex.Lock" => Self::Mutex,
             "sync.RWMutex.RLock" => Self::ReadLock,
@@ -352,6 +353,15 @@ mod tests {
 
     #[test]
     fn a_wait_is_one_in_every_version() {
+        let new = [
+            "internal/sync.runtime_SemacquireMutex",
+            "internal/sync.(*Mutex).lockSlow",
+            "internal/sync.(*Mutex).Lock",
+            "sync.(*Mutex).Lock",
+            "sync.(*RWMutex).Lock",
+            "main.f",
+        ];
+        assert_eq!(place(&kind("main.g", "main.f", &new, "sync.Mutex.Lock"), "").wait, Wait::WriteLock);
         let old = ["sync.runtime_SemacquireMutex", "sync.(*Mutex).lockSlow", "sync.(*RWMutex).Lock", "main.f"];
         assert_eq!(place(&kind("main.g", "main.f", &old, "semacquire"), "").wait, Wait::WriteLock);
         let group = ["sync.runtime_Semacquire", "sync.(*WaitGroup).Wait", "main.f"];

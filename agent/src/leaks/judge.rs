@@ -70,6 +70,7 @@ fn growth(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>, circumstanc
         let weight = if seconds >= 45 { -1.0 } else { -0.6 };
         scales.add(weight, format!("none came in {seconds} s"));
     }
+    let mut over = false;
     if came >= 4 && watched > 0.0 {
         let begun = crowd.history.begun().unwrap_or_default();
         let mut thirds = [0usize; 3];
@@ -83,8 +84,10 @@ fn growth(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>, circumstanc
         let gone_quiet = last == 0 && (came >= 6 || second == 0);
         let span = group.arrivals.last().zip(group.arrivals.first()).map(|(last, first)| last.saturating_sub(*first));
         if gone_quiet {
+            over = true;
             scales.add(-2.6, "they came in the beginning and then no more");
         } else if watched >= 10.0 && span.is_some_and(|span| span.as_secs_f64() < 0.15 * watched) {
+            over = true;
             scales.add(-2.2, "they came all at once");
         } else if came >= 10 && (last as f64) < 0.4 * first as f64 {
             scales.add(-1.2, "fewer and fewer come");
@@ -97,7 +100,8 @@ fn growth(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>, circumstanc
     if old.len() >= 4 {
         let parts = crowd.spread(old.iter().copied());
         let born = crowd.history.first_goids();
-        if parts >= 4 && old.len() >= 5 {
+        // What is over was going on before the watch, too.
+        if parts >= 4 && old.len() >= 5 && !over {
             scales.add(1.3, format!("{} from before the watch were begun at quite different times", old.len()));
         } else if parts == 1 && born >= 16 * old.len() as u64 {
             scales.add(-1.3, format!("{} from before the watch were begun together", old.len()));

@@ -132,7 +132,7 @@ pub(super) fn particular(
         Pattern::AfterFunc if !group.moves => scales.add(0.8, "a timer's function should return at once"),
         Pattern::HeldLock => holder(scales, crowd, group, all),
         Pattern::LockOrder => {
-            scales.add(0.8, "each waits for a lock whose address another has on its stack, who waits for its own")
+            scales.add(0.8, "each waits for a lock whose address another has on its stack, who waits for its own");
         }
         _ => {}
     }
