@@ -1,11 +1,11 @@
-//! One window of one process, settled: which goroutines are alive at its end.
+//! One audit of one process, settled: which goroutines are alive at its end.
 //!
 //! alive = (census ∪ born) ∖ ended, by goid. The census has everything that lived through it; births and exits of the
 //! time around it were told one by one. A birth is told before the goroutine has its goid, but with the stock of goids
 //! of its processor: the goroutine gets the next one. Where the stock is used up, the processor's next birth tells what
 //! came after, or the stock itself if there was none.
 //!
-//! Refuses a window where anything is missing or does not fit ([`Spoiled`]): it is repeated, not guessed.
+//! Refuses an audit where anything is missing or does not fit ([`Spoiled`]): it is repeated, not guessed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,7 +14,7 @@ use parkranger_common::record::{Birth, Life};
 use super::Site;
 use crate::{address::RuntimeAddr, runtime::scheduler::GOID_BATCH};
 
-/// Why a window says nothing.
+/// Why an audit says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Spoiled {
     /// The ring buffer was full, or a site found no room in the kernel's map.
@@ -31,14 +31,14 @@ pub enum Spoiled {
     /// A thread got no time on a processor: it may be between an event and its effect in memory.
     #[error("a thread of the process got no time on a processor")]
     Unsettled,
-    /// An event from before the window was counted late.
-    #[error("counts from before the window moved during it")]
+    /// An event from before the audit was counted late.
+    #[error("counts from before the audit moved during it")]
     Moved,
     /// The census does not have every goroutine.
     #[error("the census is not complete")]
     Incomplete,
     /// The last births of a processor could not be numbered.
-    #[error("a birth at the end of the window has no goid yet")]
+    #[error("a birth at the end of the audit has no goid yet")]
     Unnumbered,
     /// The numbers that births were given contradict each other: the runtime's structs are not as they are known.
     #[error("the goids of births make no sense")]
@@ -51,7 +51,7 @@ enum Numbered {
     ByTheNext,
 }
 
-/// Processors (`p`) whose last birth in the window was given a goid that nothing told yet: their stocks must be read.
+/// Processors (`p`) whose last birth in the audit was given a goid that nothing told yet: their stocks must be read.
 #[must_use]
 pub fn unnumbered(lives: &[Life]) -> Vec<RuntimeAddr> {
     let mut last: HashMap<u64, bool> = HashMap::new();
@@ -67,10 +67,10 @@ pub fn unnumbered(lives: &[Life]) -> Vec<RuntimeAddr> {
     open
 }
 
-/// The goroutines alive at the end of a window, by site.
+/// The goroutines alive at the end of an audit, by site.
 ///
 /// `census` is every goroutine it found, with its site; `lives` the records in order; `counted` how many births and
-/// exits the kernel counted in the window; `stocks` the stocks (`goidcache`, `goidcacheend`) of processors, read after the
+/// exits the kernel counted in the audit; `stocks` the stocks (`goidcache`, `goidcacheend`) of processors, read after the
 /// last record.
 ///
 /// # Errors
@@ -113,12 +113,12 @@ pub fn alive_at_end(
     Ok(alive)
 }
 
-/// Births and exits of the window itself.
+/// Births and exits of the audit itself.
 fn told(lives: &[Life]) -> u64 {
     lives.iter().filter(|life| !matches!(life, Life::BirthAfter(_))).count() as u64
 }
 
-/// The goid and site of each birth of the window.
+/// The goid and site of each birth of the audit.
 fn births(lives: &[Life], stocks: &HashMap<RuntimeAddr, (u64, u64)>) -> Result<HashMap<u64, Site>, Spoiled> {
     let mut born = HashMap::new();
     let mut waiting: HashMap<u64, Site> = HashMap::new();
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_strange_spoils_the_window() {
+    fn what_is_missing_or_strange_spoils_the_audit() {
         let lost = alive_at_end([].into_iter(), &[exit(A, 1)], 2, &HashMap::new());
         assert_eq!(lost, Err(Spoiled::Lost { told: 1, counted: 2 }));
         assert_eq!(settle(&[], &[exit(A, 0)]), Err(Spoiled::Unread));

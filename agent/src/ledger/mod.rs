@@ -4,13 +4,15 @@
 //! becoming wrong: it is only older. It refuses to invent: a birth whose start function could not be read goes to the
 //! start function of its site only where that is the only one.
 
+mod apportion;
 pub mod audit;
 mod baseline;
 mod estimate;
+mod split;
 pub mod story;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Instant,
 };
 
@@ -24,7 +26,9 @@ use crate::{
     address::RuntimeAddr,
     census::Origin,
     kernel::{Counters, HitCosts},
+    program::GoroutineTotals,
 };
+use split::Split;
 
 /// A creation site in one process, split by the function that is started there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,6 +103,17 @@ pub struct ProcessLedger {
     pub audits: Audits,
     /// What was not recorded.
     pub missing: Missing,
+    /// When a census split the live goroutines up by site, where they are not counted; what is there in all is of now.
+    pub split_at: Option<Instant>,
+    /// True where the births and exits of the process are exact although not all were counted: the runtime's own.
+    pub totals_are_exact: bool,
+    /// Births, and as many exits, that its sites have more than the process: censuses found goroutines at other sites than was
+    /// thought.
+    pub moved: u64,
+    /// Goroutines there are, as the runtime counts them; `None` where that is not known.
+    pub users: Option<u64>,
+    /// Births that the runtime counted and the probes did not since the attach. 0, but for those between the two readings.
+    pub births_unseen: i64,
     /// How long its goroutines waited and lived, in a story.
     pub times: Option<Box<Times>>,
 }
@@ -107,10 +122,11 @@ impl ProcessLedger {
     /// All births, exits and parks of the process, with those of no known site.
     #[must_use]
     pub fn totals(&self) -> (u64, u64, u64) {
-        self.sites.values().fold(
+        let (births, exits, parks) = self.sites.values().fold(
             (self.unattributed.births, self.unattributed.exits, self.unattributed.parks),
             |(births, exits, parks), tally| (births + tally.births, exits + tally.exits, parks + tally.parks()),
-        )
+        );
+        (births.saturating_sub(self.moved), exits.saturating_sub(self.moved), parks)
     }
 
     /// The ledger of these counters alone.
@@ -146,11 +162,91 @@ impl ProcessLedger {
 /// The ledgers of all watched processes.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    processes: BTreeMap<ProcessId, ProcessLedger>,
-    baselines: BTreeMap<ProcessId, Baseline>,
-    estimates: BTreeMap<ProcessId, Estimate>,
+    /// What is shown, as of `at`.
+    shown: BTreeMap<ProcessId, ProcessLedger>,
+    books: BTreeMap<ProcessId, Book>,
     /// When the counters were read.
     at: Option<Instant>,
+    nothing: ProcessLedger,
+}
+
+/// What is known of one process beside its counters.
+#[derive(Clone, Debug, Default)]
+struct Book {
+    baseline: Baseline,
+    estimate: Estimate,
+    split: Split,
+}
+
+impl Book {
+    /// What is shown of `counted` at `now`.
+    fn show(&mut self, mut process: ProcessLedger, now: Instant) -> ProcessLedger {
+        let Self { baseline, estimate, split, .. } = self;
+        let counts_all = estimate.recording().lives == Counted::All;
+        let raw: BTreeMap<Site, (u64, u64)> =
+            process.sites.iter().map(|(site, tally)| (*site, (tally.births, tally.exits))).collect();
+        let estimated = |site: Site| {
+            let counted = raw.get(&site).copied().unwrap_or_default().0;
+            let carried = split.carried.get(&site).map_or(0, |carried| carried.births);
+            (estimate.estimated((site, What::Birth), counted) + carried) as f64
+        };
+        // Not borrowed from `split`, which changes below.
+        let estimated: BTreeMap<Site, f64> = raw.keys().map(|site| (*site, estimated(*site))).collect();
+        let estimated = |site: Site| estimated.get(&site).copied().unwrap_or_default();
+        for (site, carried) in &split.carried {
+            let tally = process.sites.entry(*site).or_default();
+            tally.births += carried.births;
+            tally.exits += carried.exits;
+        }
+        process.audits = baseline.audits;
+        process.users = split.totals().map(|totals| totals.users);
+        estimate.apply_to_parks(&mut process, now);
+        let was_known = baseline.was_known().then(|| before_all(baseline, &split.carried));
+        if counts_all && baseline.is_known() {
+            process.baseline = true;
+            for (site, count) in was_known.iter().flatten() {
+                process.sites.entry(*site).or_default().baseline = *count;
+            }
+            split.merge(&mut process, estimated);
+        } else if split.census.is_some() {
+            process.baseline = true;
+            split.show(&mut process, estimated, was_known.as_ref());
+            process.split_at = split.census.as_ref().map(|census| census.at);
+            process.totals_are_exact = split.births().is_some();
+        } else {
+            // Those that ended were there before, at least.
+            for tally in process.sites.values_mut() {
+                tally.baseline = tally.exits.saturating_sub(tally.births).cast_signed();
+            }
+        }
+        // Until births go uncounted they tell how many there were before the attach.
+        process.moved = split.moved;
+        if counts_all || self.split.made_before.is_none() {
+            self.check(&mut process);
+        }
+        self.split.age();
+        process
+    }
+
+    /// Holds what was counted to the runtime's own count of goroutines made. The two are read one after the other, so the
+    /// difference is as many as were born in between, and means something only where it stays.
+    fn check(&mut self, process: &mut ProcessLedger) {
+        let Some(totals) = self.split.totals_of_now() else { return };
+        let made_before = totals.made.saturating_sub(process.totals().0);
+        let first = *self.split.first_made_before.get_or_insert(made_before);
+        self.split.made_before = Some(made_before);
+        process.births_unseen = made_before.cast_signed().wrapping_sub(first.cast_signed());
+    }
+}
+
+/// Goroutines from before, with what is carried taken into account.
+fn before_all(baseline: &Baseline, carried: &BTreeMap<Site, split::Shown>) -> BTreeMap<Site, i64> {
+    let mut before: BTreeMap<Site, i64> = baseline.sites().collect();
+    for (site, carried) in carried {
+        let count = before.entry(*site).or_default();
+        *count = count.wrapping_add(carried.exits.cast_signed()).wrapping_sub(carried.births.cast_signed());
+    }
+    before
 }
 
 impl Ledger {
@@ -168,41 +264,45 @@ impl Ledger {
             processes.entry(*id).or_default().unattributed = *unattributed;
         }
         story::apply(&counters.stories, &mut processes);
-        for process in processes.values_mut() {
-            process.settle_unread_starts();
+        for id in self.books.keys() {
+            processes.entry(*id).or_default();
         }
-        self.processes = processes;
+        let show = |(id, mut counted): (ProcessId, ProcessLedger)| {
+            counted.settle_unread_starts();
+            (id, self.books.entry(id).or_default().show(counted, counters.at))
+        };
+        self.shown = processes.into_iter().map(show).collect();
         self.at = Some(counters.at);
+    }
+
+    /// Takes what the runtime of a process says of its goroutines, read just before or after the counters.
+    pub fn take_totals(&mut self, id: ProcessId, totals: GoroutineTotals) {
+        self.books.entry(id).or_default().split.take_totals(totals);
     }
 
     /// True where the goroutines from before the attach are known.
     #[must_use]
     pub fn has_baseline(&self, id: ProcessId) -> bool {
-        self.baselines.get(&id).is_some_and(Baseline::is_known)
+        self.books.get(&id).is_some_and(|book| book.baseline.is_known() || book.split.census.is_some())
     }
 
-    /// The ledger of a process; an empty one where nothing was counted yet.
+    /// Results of the audits of a process.
     #[must_use]
-    pub fn process(&self, id: ProcessId) -> ProcessLedger {
-        let mut process = self.processes.get(&id).cloned().unwrap_or_default();
-        if let Some(baseline) = self.baselines.get(&id) {
-            process.baseline = baseline.is_known();
-            process.audits = baseline.audits;
-            for (site, count) in baseline.sites() {
-                process.sites.entry(site).or_default().baseline = count;
-            }
-        }
-        if let (Some(estimate), Some(at)) = (self.estimates.get(&id), self.at) {
-            estimate.apply(&mut process, at);
-        }
-        process
+    pub fn audits(&self, id: ProcessId) -> Audits {
+        self.books.get(&id).map_or_else(Audits::default, |book| book.baseline.audits)
+    }
+
+    /// The ledger of a process, as of the counters applied last; an empty one where nothing was counted yet.
+    #[must_use]
+    pub fn process(&self, id: ProcessId) -> &ProcessLedger {
+        self.shown.get(&id).unwrap_or(&self.nothing)
     }
 
     /// From `now` on this is recorded of these processes. `counters`: what was counted until now, of these and others.
     pub fn record(&mut self, ids: &[ProcessId], recording: Recording, counters: &Counters, now: Instant) {
         let counts = by_process(ids, counters);
         for (id, counts) in counts {
-            self.estimates.entry(id).or_default().record(recording, &counts, now);
+            self.books.entry(id).or_default().estimate.record(recording, &counts, now);
         }
     }
 
@@ -213,15 +313,15 @@ impl Ledger {
         let mut counts = by_process(&ids, counters);
         for (id, cpu_ns) in used {
             let counts = counts.remove(id).unwrap_or_default();
-            self.estimates.entry(*id).or_default().begin(counts, *cpu_ns, now);
+            self.books.entry(*id).or_default().estimate.begin(counts, *cpu_ns, now);
         }
     }
 
     /// CPU time of processes so far, in ns: it tells what windows stand for.
     pub fn used(&mut self, used: &[(ProcessId, u64)], now: Instant) {
         for (id, cpu_ns) in used {
-            if let Some(estimate) = self.estimates.get_mut(id) {
-                estimate.used(*cpu_ns, now);
+            if let Some(book) = self.books.get_mut(id) {
+                book.estimate.used(*cpu_ns, now);
             }
         }
     }
@@ -237,47 +337,57 @@ impl Ledger {
         let ids: Vec<ProcessId> = used.iter().map(|(id, _)| *id).collect();
         let counts = by_process(&ids, counters);
         let seen = used.iter().filter_map(|(id, cpu_ns)| {
-            Some((*id, self.estimates.get_mut(id)?.close(counts.get(id)?, *cpu_ns, costs, now)?))
+            Some((*id, self.books.get_mut(id)?.estimate.close(counts.get(id)?, *cpu_ns, costs, now)?))
         });
         seen.collect()
     }
 
-    /// Takes the goroutines that a census found while births and exits are not counted: there is nothing to hold it to.
-    pub fn observe(&mut self, id: ProcessId, alive: &BTreeMap<Site, u64>, counters: &[(SiteKey, SiteCounts)]) {
-        let counted = ProcessLedger::counted(counters);
-        self.baselines.entry(id).or_default().observe(alive, &counted);
+    /// Takes the goroutines that a census found at `at`, while not all births and exits are counted: there is nothing to hold
+    /// it to. `system` are the sites of the runtime's own goroutines.
+    pub fn observe(&mut self, id: ProcessId, alive: BTreeMap<Site, u64>, system: BTreeSet<Site>, at: Instant) {
+        let split = &mut self.books.entry(id).or_default().split;
+        split.system = system;
+        split.census = Some(split::Census { at, alive });
     }
 
-    /// Births and exits went uncounted: what was there before has to be found anew.
+    /// Births and exits went uncounted: what was there before has to be found anew. Until then the last that is known of the
+    /// goroutines stands for a census.
     pub fn forget_baseline(&mut self, id: ProcessId) {
-        if let Some(baseline) = self.baselines.get_mut(&id) {
-            baseline.forget();
+        let Some(book) = self.books.get_mut(&id) else { return };
+        if book.baseline.is_known()
+            && let (Some(shown), Some(at)) = (self.shown.get(&id).filter(|shown| shown.baseline), self.at)
+        {
+            let live = |(site, tally): (&Site, &Tally)| (*site, u64::try_from(tally.live()).unwrap_or(0));
+            book.split.census = Some(split::Census { at, alive: shown.sites.iter().map(live).collect() });
         }
+        book.baseline.forget();
     }
 
-    /// Takes what a window found of a process: the goroutines `alive` at its end and the `counters` as they were then.
-    /// `quiet`: nothing happened meanwhile.
+    /// Takes what an audit found of a process: the goroutines `alive` at its end and the `counters` as they were then.
+    /// `quiet`: nothing happened meanwhile. `system` are the sites of the runtime's own goroutines.
     pub fn settle(
         &mut self,
         id: ProcessId,
         alive: &BTreeMap<Site, u64>,
+        system: BTreeSet<Site>,
         counters: &[(SiteKey, SiteCounts)],
         quiet: bool,
     ) -> Verdict {
         let counted = ProcessLedger::counted(counters);
-        self.baselines.entry(id).or_default().settle(alive, &counted, quiet)
+        let book = self.books.entry(id).or_default();
+        book.split.system = system;
+        book.baseline.settle(alive, &counted, quiet)
     }
 
-    /// Notes a window that said nothing.
+    /// Notes an audit that said nothing.
     pub fn spoiled(&mut self, id: ProcessId) {
-        self.baselines.entry(id).or_default().audits.repeated += 1;
+        self.books.entry(id).or_default().baseline.audits.repeated += 1;
     }
 
     /// Forgets a process that is gone for good.
     pub fn forget(&mut self, id: ProcessId) {
-        self.processes.remove(&id);
-        self.baselines.remove(&id);
-        self.estimates.remove(&id);
+        self.shown.remove(&id);
+        self.books.remove(&id);
     }
 }
 
@@ -307,6 +417,8 @@ fn site(key: &SiteKey) -> Site {
 }
 
 #[cfg(test)]
+mod split_tests;
+#[cfg(test)]
 mod tests {
     use parkranger_common::{counts::WaitKey, loss::ProcessLoss};
 
@@ -335,7 +447,7 @@ mod tests {
         let process = ledger.process(P);
         assert_eq!(process.totals(), (5, 2, 7));
         assert_eq!(process.sites.values().map(Tally::live).collect::<Vec<_>>(), [3]);
-        assert_eq!(ledger.process(Q), ProcessLedger::default(), "a reused pid is another process");
+        assert_eq!(*ledger.process(Q), ProcessLedger::default(), "a reused pid is another process");
     }
 
     #[test]
@@ -364,7 +476,7 @@ mod tests {
             ],
             ..Counters::default()
         });
-        let sites = ledger.process(P).sites;
+        let sites = &ledger.process(P).sites;
         let at = |gopc, startpc| Site { gopc: RuntimeAddr(gopc), startpc: RuntimeAddr(startpc) };
         assert_eq!(sites[&at(16, 32)].live(), 0);
         assert!(!sites.contains_key(&at(16, 0)));

@@ -4,9 +4,10 @@ use std::{
     collections::HashMap,
     fs::File,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
 };
 
 use parkranger_common::probe::{Event, GOffsets, NO_BINARY, ProbeWord};
@@ -18,6 +19,7 @@ use crate::{
     host::{FileId, FileSource, FileVersion, HostError, MappedFile, Mapping},
     kernel::attach::Probe,
     plan::{GoroutineSource, Plan, ProbePoint},
+    runtime::NumberPlaces,
     symbols::{Cache, Frame},
 };
 
@@ -83,6 +85,8 @@ pub struct Watchable {
     /// Set once some process's memory agreed with the layout.
     proved: AtomicBool,
     names: Mutex<Cache<(VirtAddr, VirtAddr), SiteNames>>,
+    /// Where its runtime keeps its numbers, once that is worked out.
+    places: Arc<OnceLock<NumberPlaces>>,
 }
 
 /// A site in words.
@@ -114,6 +118,27 @@ impl Watchable {
 
     pub(crate) fn set_proved(&self) {
         self.proved.store(true, Ordering::Relaxed);
+    }
+
+    /// Where its runtime counts goroutines; `None` where it does not, or that is not worked out yet.
+    pub(crate) fn number_places(&self) -> Option<&NumberPlaces> {
+        self.places.get().filter(|places| places.has_goroutine_totals())
+    }
+
+    /// Begins to work out where its runtime keeps its numbers, in a thread of its own: a large symbol table, or the code of
+    /// functions, is gone through for it.
+    pub(crate) fn find_number_places(&self) {
+        let (binary, places) = (Arc::clone(&self.go.binary), Arc::clone(&self.places));
+        let find = move || {
+            let found = NumberPlaces::of(&binary).unwrap_or_else(|error| {
+                tracing::debug!("where a runtime keeps its numbers is not known: {error}");
+                NumberPlaces::default()
+            });
+            // Whoever was first.
+            let _ = places.set(found);
+        };
+        // Not joined, by intent: it ends by itself. Without a thread there are no totals.
+        let _ = thread::Builder::new().name("numbers".to_owned()).spawn(find);
     }
 
     /// The names of a site, from the cache or worked out.
@@ -381,5 +406,6 @@ fn watchable(file: Arc<File>, go: Arc<GoBinary>, number: u32) -> Result<Watchabl
         set: Arc::new(ProbeSet { file, word, probes, story }),
         proved: AtomicBool::new(false),
         names: Mutex::new(Cache::new(NAMES_BYTES)),
+        places: Arc::default(),
     })
 }

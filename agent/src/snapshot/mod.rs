@@ -63,8 +63,17 @@ pub struct ProcessSnapshot {
     pub missing: Missing,
     /// Whether `live` has every goroutine, also those older than the attach.
     pub baseline: bool,
-    /// What windows found: how often ledger and census were compared, and by how much they differed.
+    /// Results of the comparisons of ledger and census.
     pub audits: Audits,
+    /// True where births, exits and live goroutines of the process are exact although not all were counted: by the runtime's
+    /// own counts.
+    pub totals_are_exact: bool,
+    /// Age of the census that the live goroutines are split up by site after; `None` where they are counted.
+    pub split_age: Option<Duration>,
+    /// Births that the runtime counted and the probes did not. 0, but for those between two readings.
+    pub births_unseen: i64,
+    /// Age of the census that says what goroutines do now; `None` before the first, and once it has ended.
+    pub doing_age: Option<Duration>,
     /// It has ended; the counts are final.
     pub ended: bool,
     /// It is stopped, by a signal or a debugger: nothing in it runs.
@@ -77,6 +86,8 @@ pub struct ProcessSnapshot {
     pub parks: u64,
     /// Live goroutines as `runtime.NumGoroutine()` counts them.
     pub user: i64,
+    /// True once `user` is known: before, it lacks what is older than the attach.
+    pub user_is_known: bool,
     /// Live goroutines of the runtime itself.
     pub system: i64,
     /// Parks of all sites by wait reason.
@@ -135,6 +146,12 @@ pub struct SiteSnapshot {
     pub parks: u64,
     /// Parks by wait reason.
     pub waits: BTreeMap<String, u64>,
+    /// What its goroutines did at the last census: wait reasons, or the runtime's word for another state.
+    pub doing: BTreeMap<String, u64>,
+    /// Longest time that one of them had waited then; `None` where the runtime does not tell.
+    pub waited_longest: Option<Duration>,
+    /// Time that half of them had waited then, at least; `None` where the runtime does not tell.
+    pub waited_median: Option<Duration>,
     /// Who called the `go` statement's function when the site was first seen, innermost first. Others may have called it
     /// since.
     pub creation_stack: Vec<Frame>,
@@ -226,6 +243,9 @@ pub(crate) mod testing {
             live,
             parks: 0,
             waits: BTreeMap::new(),
+            doing: BTreeMap::new(),
+            waited_longest: None,
+            waited_median: None,
             creation_stack: Vec::new(),
             callers: Vec::new(),
             stack_bytes: None,
@@ -243,6 +263,11 @@ pub(crate) mod testing {
             layout_is_older: false,
             baseline: true,
             audits: Audits::default(),
+            totals_are_exact: false,
+            split_age: None,
+            births_unseen: 0,
+            doing_age: None,
+            user_is_known: true,
             governed: FidelityReport { fidelity: Fidelity::Full, cost: None, steps: 0 },
             missing: Missing::default(),
             ended: false,

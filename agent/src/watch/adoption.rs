@@ -109,6 +109,7 @@ impl<K: Attach + Count, H: Host + Look> Shared<K, H> {
         info!("probes attached to {}, for {fidelity}", probes.name);
         let recording = probes.recording();
         self.probes.insert(file, probes);
+        self.host.probes_attached(file);
         let ids: Vec<ProcessId> = self.living(file).collect();
         self.ledger.record(&ids, recording, &Counters::default(), self.host.now());
         self.begin_callers(file)?;

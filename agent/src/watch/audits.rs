@@ -12,7 +12,7 @@
 //! and the process is not audited again.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::mpsc::TryRecvError,
     time::{Duration, Instant},
 };
@@ -94,6 +94,8 @@ struct OpenAudit<C> {
     /// The kernel's counts at the beginning of the census.
     before: Vec<(SiteKey, SiteCounts)>,
     census: Option<C>,
+    /// Sites of the runtime's own goroutines.
+    system: BTreeSet<Site>,
     /// True where not all births and exits are counted: the census is all there is to know.
     only_census: bool,
     /// True where its result is not to be used.
@@ -111,6 +113,7 @@ impl<C> OpenAudit<C> {
             counted_before: 0,
             before: Vec::new(),
             census: None,
+            system: BTreeSet::new(),
             only_census: false,
             is_void: false,
         }
@@ -342,7 +345,13 @@ fn go_on<K: Attach + Count, H: Host>(
             let pid = open.id.tgid();
             let goroutines: u64 = alive.values().sum();
             let counts = at_the_end(at_end, &now);
-            match shared.ledger.settle(open.id, &alive, &counts, open.lives.is_empty()) {
+            match shared.ledger.settle(
+                open.id,
+                &alive,
+                std::mem::take(&mut open.system),
+                &counts,
+                open.lives.is_empty(),
+            ) {
                 Verdict::Unconfirmed => return Ok(Step::Unconfirmed),
                 Verdict::Settled { drift: 0 } => {}
                 Verdict::Settled { drift } => {
@@ -363,6 +372,7 @@ fn after_census<K: Attach + Count, H: Host>(
     let mut answer = open.census.as_ref().map_or(Err(TryRecvError::Disconnected), CensusInProgress::census);
     if let (Ok(Ok(found)), Some(process)) = (&mut answer, shared.processes.get_mut(&open.id)) {
         process.stacks = Some(std::mem::take(&mut found.stacks));
+        process.states = found.states.take().or(process.states.take());
     }
     if let Ok(Ok(found)) = &answer
         && shared.heed_breakpoints(open.id, found.breakpoints_missing)?
@@ -382,8 +392,8 @@ fn after_census<K: Attach + Count, H: Host>(
         Ok(Err(why)) => Ok(Step::Impossible(why)),
         Ok(Ok(found)) if !found.complete => Ok(Step::Spoiled(Spoiled::Incomplete)),
         Ok(Ok(found)) if open.only_census => {
-            let counters = shared.kernel.sites_of(open.id)?;
-            shared.ledger.observe(open.id, &alive_by_site(&found), &counters);
+            let at = shared.host.now();
+            shared.ledger.observe(open.id, alive_by_site(&found), found.system, at);
             Ok(Step::Observed)
         }
         Ok(Ok(found)) => {
@@ -396,6 +406,7 @@ fn after_census<K: Attach + Count, H: Host>(
             shared.kernel.set_window(Window { tail: open.id, process: open.id, ..goids })?;
             shared.kernel.set_window(Window { tail: open.id, process: ProcessId(0), ..goids })?;
             open.since = shared.host.now();
+            open.system = found.system;
             open.phase = Phase::Tail { found: found.goroutines, at_end };
             Ok(Step::Goes(Box::new(open)))
         }

@@ -5,12 +5,13 @@
 //! goes on, and the thread ends with the agent at the latest.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         mpsc::{Receiver, Sender, TryRecvError, channel},
     },
     thread,
+    time::Instant,
 };
 
 use tracing::debug;
@@ -20,6 +21,7 @@ use super::{
     code::{Instruction, has_breakpoint},
     shared::{CensusInProgress, Watched},
     stacks::StackBytes,
+    waiting::States,
 };
 use crate::{
     address::{Bias, RuntimeAddr},
@@ -36,10 +38,14 @@ pub(super) type Stocks = HashMap<RuntimeAddr, (u64, u64)>;
 pub(super) struct Findings {
     /// Goid and site.
     pub(super) goroutines: Vec<(u64, Site)>,
+    /// Sites of the runtime's own goroutines.
+    pub(super) system: BTreeSet<Site>,
     /// True where no struct was left out.
     pub(super) complete: bool,
     /// Memory of their stacks.
     pub(super) stacks: StackBytes,
+    /// What they do; `None` in tests.
+    pub(super) states: Option<States>,
     /// Probes without a breakpoint in the process's code.
     pub(super) breakpoints_missing: u64,
 }
@@ -151,9 +157,16 @@ impl Job {
         }
         Ok(Findings {
             breakpoints_missing,
+            system: census
+                .goroutines
+                .iter()
+                .filter(|goroutine| census.is_system(goroutine))
+                .map(|goroutine| census.origin(goroutine).into())
+                .collect(),
             goroutines: goroutines.map(|goroutine| (goroutine.goid, census.origin(goroutine).into())).collect(),
             complete: census.unsettled.is_complete(),
             stacks: StackBytes::of(&census),
+            states: Some(States::of(&census, Instant::now())),
         })
     }
 }

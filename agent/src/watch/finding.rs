@@ -275,6 +275,12 @@ impl Host for Finder {
         target.wants(&self.proc, pid, exe).ok()
     }
 
+    fn probes_attached(&self, file: FileId) {
+        if let Some(binary) = self.binaries.get(file) {
+            binary.find_number_places();
+        }
+    }
+
     fn set_proved(&self, file: FileId) {
         if let Some(binary) = self.binaries.get(file) {
             binary.set_proved();

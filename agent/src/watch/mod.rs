@@ -15,6 +15,7 @@
 //! | `callers` | births and exits by who called the function with the `go` statement |
 //! | [`stories`] | waits and lifetimes, for as long as the user asks for them |
 //! | `audits`, `census_thread` | the baseline of each process, and later checks of it |
+//! | `totals` | reads how many goroutines there are by the runtimes' own counts |
 //! | `ending` | the last counts of processes that ended, kept for a while |
 //! | `snapshot` | the ledger with names instead of addresses, for views and exports |
 //!
@@ -39,6 +40,8 @@ pub mod stacks;
 pub mod stories;
 #[cfg(test)]
 mod tests;
+mod totals;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -77,6 +80,7 @@ use fidelity::FidelityControl;
 use finding::Finder;
 use shared::{Host as _, Shared, Watched};
 use snapshot::Sources;
+use totals::{Request, Totals};
 
 /// Why watching cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +146,7 @@ pub struct Watch {
     creation_stacks: CreationStacks,
     /// What was counted by caller, as of the last snapshot.
     by_caller: HashMap<ProcessId, ByCaller>,
+    totals: Totals,
 }
 
 /// How often to call [`Watch::scan`]. What begins meanwhile the kernel tells.
@@ -197,6 +202,7 @@ impl Watch {
             calibration: None,
             creation_stacks: CreationStacks::new(),
             by_caller: HashMap::new(),
+            totals: Totals::new(own_proc, totals::from_memory),
             config,
         };
         watch.shared.tells_callers = watch.config.sizes.callers > 0;
@@ -382,12 +388,25 @@ impl Watch {
         // Liveness before counters: a process found ended here has its last counts in them.
         self.shared.check_on_processes()?;
         self.drain()?;
+        self.read_totals();
         let counters = self.shared.kernel.counters()?;
         self.shared.ledger.apply(&counters);
         self.by_caller = self.by_caller(&counters.callers);
         let snapshot = self.take_snapshot(&counters.host_losses);
         self.close_ended()?;
         Ok(snapshot)
+    }
+
+    /// Asks the runtimes for their own counts of goroutines.
+    fn read_totals(&mut self) {
+        let living = self.shared.processes.iter().filter(|(_, process)| !process.has_ended());
+        let request = |(id, process): (&ProcessId, &Watched)| {
+            Some(Request::of(*id, process, self.shared.host.binaries.get(process.file)?))
+        };
+        let requests = living.filter_map(request).collect();
+        for (id, totals) in self.totals.read(requests) {
+            self.shared.ledger.take_totals(id, totals);
+        }
     }
 
     fn close_ended(&mut self) -> Result<(), WatchError> {

@@ -18,6 +18,7 @@ use super::{
     probes::Probes,
     stacks::StackBytes,
     stories::Told,
+    waiting::States,
 };
 use crate::{
     address::{Bias, RuntimeAddr},
@@ -53,6 +54,8 @@ pub(super) trait Host {
     /// Begins to read the goroutines of a process, and whether its code has the breakpoints of what is recorded. `None`
     /// where there can be no more threads.
     fn begin_census(&self, process: &Watched, recording: Recording) -> Option<Self::Census>;
+    /// This binary has probes from now on: what else is needed of it may be worked out.
+    fn probes_attached(&self, file: FileId);
     /// Memory has agreed with the layout of this binary.
     fn set_proved(&self, file: FileId);
     /// Tells if a target means a process; `None` where it has ended.
@@ -85,6 +88,8 @@ pub(crate) struct Watched {
     pub(super) last: Option<Arc<ProcessSnapshot>>,
     /// Memory of its goroutines' stacks at the last census.
     pub(super) stacks: Option<StackBytes>,
+    /// What its goroutines did at the last census.
+    pub(super) states: Option<States>,
     /// True where its memory cannot be read as it should: no baseline, no audits.
     pub(crate) no_census: bool,
     /// For how long its story was told; `None` where it never was.
@@ -107,6 +112,7 @@ impl Watched {
             ended: None,
             last: None,
             stacks: None,
+            states: None,
             no_census: false,
             story: None,
             code: Code::default(),
@@ -127,6 +133,7 @@ impl Watched {
     pub(super) fn end(&mut self, now: Instant) {
         let now = *self.ended.get_or_insert(now);
         self.stacks = None;
+        self.states = None;
         if let Some(story) = &mut self.story {
             story.end(now);
         }

@@ -12,7 +12,9 @@ use parkranger_common::{
     story::Spent,
 };
 
-use super::{CreationStacks, Watch, Watchable, callers::ByCaller, fidelity::FidelityControl, shared::Watched};
+use super::{
+    CreationStacks, Watch, Watchable, callers::ByCaller, fidelity::FidelityControl, shared::Watched, waiting::Doing,
+};
 use crate::{
     address::RuntimeAddr,
     host::Proc,
@@ -95,7 +97,7 @@ impl Sources<'_> {
                 site_snapshot(*site, tally, names, stack, binary)
             })
             .collect();
-        sites.extend(unattributed_row(&ledger));
+        sites.extend(unattributed_row(ledger));
         for ((of, caller), made) in self.by_caller.get(&id).into_iter().flatten() {
             let Some(site) = sites.iter_mut().find(|site| site.id == *of) else { continue };
             let frames = if caller.0 == 0 { Vec::new() } else { binary.frames(process.bias.to_virt(*caller)) };
@@ -104,8 +106,15 @@ impl Sources<'_> {
         for site in &mut sites {
             site.callers.sort_by_key(|caller| std::cmp::Reverse((caller.live(), caller.births)));
             site.stack_bytes = process.stacks.as_ref().map(|stacks| stacks.of_site(site.id));
+            if let Some(state) = process.states.as_ref().and_then(|states| states.sites.get(&site.id)) {
+                for (doing, count) in &state.doing {
+                    *site.doing.entry(doing_name(*doing, binary)).or_default() += count;
+                }
+                (site.waited_longest, site.waited_median) = (state.oldest, state.median);
+            }
         }
         let baseline = ledger.baseline || ledger.missing.has_all_lives() && sites.iter().any(is_first_goroutine);
+        let age = |at: Instant| self.now.saturating_duration_since(at);
         let live_of = |system: bool| sites.iter().filter(|site| site.system == system).map(|site| site.live).sum();
         ProcessSnapshot {
             id,
@@ -125,9 +134,18 @@ impl Sources<'_> {
             births,
             exits,
             parks,
-            user: live_of(false),
+            // The runtime's own count is known before any site's.
+            user: match ledger.users {
+                Some(users) if !baseline => users.cast_signed(),
+                _ => live_of(false),
+            },
+            user_is_known: baseline || ledger.users.is_some(),
+            totals_are_exact: ledger.totals_are_exact,
+            split_age: ledger.split_at.map(age),
+            births_unseen: ledger.births_unseen,
+            doing_age: process.states.as_ref().map(|states| age(states.at)),
             system: live_of(true),
-            waits: waits(&ledger, binary),
+            waits: waits(ledger, binary),
             losses: ProcessLoss::ALL
                 .iter()
                 .map(|loss| {
@@ -142,7 +160,7 @@ impl Sources<'_> {
                 .fidelity
                 .time_boxes
                 .telling(process, self.now)
-                .map(|telling| Box::new(story_snapshot(telling, &ledger, binary))),
+                .map(|telling| Box::new(story_snapshot(telling, ledger, binary))),
         }
     }
 }
@@ -194,6 +212,9 @@ fn site_snapshot(
         live: tally.live(),
         parks: tally.parks(),
         waits: named(tally.waits.iter().map(|(reason, parks)| (*reason, *parks)), binary),
+        doing: BTreeMap::new(),
+        waited_longest: None,
+        waited_median: None,
         creation_stack,
         callers: Vec::new(),
         stack_bytes: None,
@@ -220,6 +241,13 @@ fn named(waits: impl Iterator<Item = (u8, u64)>, binary: &Watchable) -> BTreeMap
     named
 }
 
+fn doing_name(doing: Doing, binary: &Watchable) -> String {
+    match doing {
+        Doing::Waits(reason) => reason_name(reason, binary),
+        Doing::Other(status) => status.name().to_owned(),
+    }
+}
+
 fn reason_name(reason: u8, binary: &Watchable) -> String {
     binary.go.wait_reasons.name(reason).map_or_else(|| format!("reason {reason}"), str::to_owned)
 }
@@ -240,6 +268,9 @@ fn unattributed_row(ledger: &ProcessLedger) -> Option<SiteSnapshot> {
         live: lost.births.cast_signed().wrapping_sub(lost.exits.cast_signed()),
         parks: lost.parks,
         waits: BTreeMap::new(),
+        doing: BTreeMap::new(),
+        waited_longest: None,
+        waited_median: None,
         creation_stack: Vec::new(),
         callers: Vec::new(),
         stack_bytes: None,

@@ -44,7 +44,7 @@ impl Audited {
 
     fn audits(&mut self) -> Audits {
         let id = self.world.id(PID);
-        self.world.shared.ledger.process(id).audits
+        self.world.shared.ledger.audits(id)
     }
 
     /// Steps on while goroutines come and go, until an audit was settled.

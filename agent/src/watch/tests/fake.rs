@@ -274,7 +274,7 @@ impl World {
         let counters = self.shared.kernel.counters().unwrap();
         self.shared.ledger.apply(&counters);
         let id = self.id(pid);
-        let sites = self.shared.ledger.process(id).sites;
+        let sites = &self.shared.ledger.process(id).sites;
         sites.iter().map(|(site, tally)| (*site, tally.live())).filter(|(_, live)| *live != 0).collect()
     }
 
@@ -542,6 +542,8 @@ impl Host for FakeHost {
         })
     }
 
+    fn probes_attached(&self, _: FileId) {}
+
     fn set_proved(&self, file: FileId) {
         self.0.borrow_mut().proved.insert(file);
     }
@@ -597,7 +599,9 @@ impl CensusInProgress for FakeCensus {
         Ok(Ok(Findings {
             goroutines: goroutines.iter().map(|(goid, site)| (*goid, *site)).collect(),
             complete,
+            system: BTreeSet::new(),
             stacks: StackBytes::default(),
+            states: None,
             breakpoints_missing: model.breakpoints_missing,
         }))
     }
