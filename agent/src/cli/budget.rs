@@ -40,12 +40,43 @@ impl TryFrom<String> for Choice {
 /// For commands that watch.
 #[derive(Clone, Debug, Args)]
 pub(super) struct BudgetOptions {
-    /// What watching may cost a process, in per cent of the CPU time it uses by itself, or off. Where everything would
-    /// cost more, parks are counted in short windows (and marked ~), then not at all, then births and exits neither.
-    #[arg(long, value_name = "PERCENT", default_value = "1")]
-    pub(super) budget: Choice,
+    /// What watching may cost a process, in per cent of the CPU time it uses by itself, or off; half a per cent of one core
+    /// is always allowed. Where everything would cost more, parks are counted in short slices of time (and marked ~), then
+    /// not at all, then births and exits by site neither: how many there are in all stays exact. [default: 1; with --pid 5,
+    /// and two per cent of one core]
+    #[arg(long, value_name = "PERCENT")]
+    budget: Option<Choice>,
     /// Record no more than this. A story tells how long goroutines wait and live, whatever it costs: twice as much as
     /// counting.
     #[arg(long, value_enum, value_name = "FIDELITY", default_value_t = Fidelity::Full)]
     pub(super) fidelity: Fidelity,
+}
+
+impl BudgetOptions {
+    /// What watching may cost; `None` for whatever it does. A process that is `named` may cost more by default: someone asked
+    /// for it, and will end it.
+    pub(super) fn budget(&self, named: bool) -> Option<Budget> {
+        match (self.budget, named) {
+            (Some(choice), _) => choice.0,
+            (None, true) => Some(Budget::NAMED),
+            (None, false) => Some(Budget::DEFAULT),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_named_may_cost_more_unless_told_otherwise() {
+        let options = |budget: Option<&str>| BudgetOptions {
+            budget: budget.map(|text| text.parse().unwrap()),
+            fidelity: Fidelity::Full,
+        };
+        assert_eq!(options(None).budget(false), Some(Budget::DEFAULT));
+        assert_eq!(options(None).budget(true), Some(Budget::NAMED));
+        assert_eq!(options(Some("1")).budget(true), Some(Budget::DEFAULT));
+        assert_eq!(options(Some("off")).budget(true), None);
+    }
 }

@@ -89,12 +89,12 @@ async fn watch(options: Options) -> Result<(), Failure> {
     let sizes = options.bounds.sizes(options.budget.fidelity == Fidelity::Story, target.pids());
     let sizes = if options.callers { sizes.with_callers() } else { sizes };
     let config = Config {
+        budget: options.budget.budget(!target.pids().is_empty()),
         target,
         understanding: options.target.understanding(),
         sizes: Sizes { ring_bytes: options.ring_bytes.unwrap_or(sizes.ring_bytes), ..sizes },
         audit_every: options.audit_every,
         attach: options.attach.method,
-        budget: options.budget.budget.0,
         fidelity: options.budget.fidelity,
         // Shown once more, after they ended.
         keep_ended: options.interval.mul_f64(0.9),

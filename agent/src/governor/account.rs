@@ -58,7 +58,7 @@ struct Rates {
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     last: Option<(Instant, Reading)>,
-    budget: f64,
+    budget: Option<Budget>,
     /// ns that may be spent before it is too much.
     credit_ns: f64,
     /// Averages over the last seconds: events, and ns per second of CPU time and of cost.
@@ -87,7 +87,7 @@ impl Account {
         budget: Budget,
         now: Instant,
     ) {
-        self.budget = budget.0;
+        self.budget = Some(budget);
         self.every = every.unwrap_or_default();
         let Some((then, before)) = self.last.replace((now, *reading)) else { return };
         let seconds = now.saturating_duration_since(then).as_secs_f64();
@@ -130,7 +130,7 @@ impl Account {
         if first {
             self.renew_credit();
         }
-        let earned = self.budget * own_cpu(cpu, cost) * seconds;
+        let earned = self.allowance_of(cpu, cost) * seconds;
         self.credit_ns = (self.credit_ns + earned - cost * seconds).min(self.most_credit());
     }
 
@@ -178,7 +178,7 @@ impl Account {
     /// How long `part` of the allowance takes to pay for what was spent beyond the credit. A process that has only just
     /// become busy is supposed to stay so.
     pub(super) fn time_to_pay(&self, part: f64) -> Duration {
-        let lately = self.budget * own_cpu(self.last_cpu, self.last_cost);
+        let lately = self.allowance_of(self.last_cpu, self.last_cost);
         let allowance = self.allowance().max(lately);
         Duration::try_from_secs_f64(-self.credit_ns.min(0.0) / (part * allowance)).unwrap_or(Duration::MAX)
     }
@@ -210,20 +210,27 @@ impl Account {
         (self.last_cpu > 0.0).then(|| self.last_cost / own_cpu(self.last_cpu, self.last_cost))
     }
 
+    /// What counting every event is predicted to cost, as a share of the CPU time without it. `None` before events were seen.
+    pub(super) fn cost_of_all(&self, costs: HitCosts) -> Option<f64> {
+        let all = costs.of(self.rates.births, self.rates.parks, self.rates.exits);
+        (self.known && all > 0.0).then(|| all / own_cpu(self.cpu, self.cost))
+    }
+
     /// ns per second that may be spent.
     fn allowance(&self) -> f64 {
-        self.budget * own_cpu(self.cpu, self.cost)
+        self.allowance_of(self.cpu, self.cost)
+    }
+
+    /// The same of a process that used `cpu` ns per second, `cost` of them for counting.
+    fn allowance_of(&self, cpu: f64, cost: f64) -> f64 {
+        self.budget.map_or(0.0, |budget| budget.allowance(own_cpu(cpu, cost)))
     }
 
     /// Allowance and what births and exits need of it, in ns per second, by the last reading if that is dearer.
     fn now(&self, costs: HitCosts) -> (f64, f64) {
         let of = |rates: &Rates| costs.of(rates.births, 0.0, rates.exits);
         let (mean, last) = (of(&self.rates), of(&self.last_rates));
-        if last > mean {
-            (self.budget * own_cpu(self.last_cpu, self.last_cost), last)
-        } else {
-            (self.allowance(), mean)
-        }
+        if last > mean { (self.allowance_of(self.last_cpu, self.last_cost), last) } else { (self.allowance(), mean) }
     }
 
     /// The share of all events that can be counted with this `part` of the allowance. May be above 1.

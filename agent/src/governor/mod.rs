@@ -2,7 +2,7 @@
 //!
 //! Pure arithmetic, told the time. It is fed with readings of each process (CPU time and hits so far), multiplies hits
 //! with what one costs on this machine, and compares with the budget: a share of the CPU time the process would use
-//! unwatched. What is over it is decided for all processes of a binary at once, because they share their probes: whoever
+//! unwatched, or a small part of one core where that is more. What is over it is decided for all processes of a binary at once, because they share their probes: whoever
 //! is dearest decides.
 //!
 //! - [`Account`]: what one process used and cost, and its credit,
@@ -74,18 +74,44 @@ impl fmt::Display for Fidelity {
     }
 }
 
-/// What watching may cost, as a share of the CPU time a process would use unwatched.
+/// What watching may cost: a share of the CPU time that a process would use unwatched, and never less than the floor, so that
+/// services under light load are counted in full.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Budget(f64);
+pub struct Budget {
+    share: f64,
+    /// As a share of one core.
+    floor: f64,
+}
 
 impl Budget {
-    /// One per cent.
-    pub const DEFAULT: Self = Self(0.01);
+    /// One per cent of the process's CPU time, and half a per cent of one core at least: some 5,000 events per second.
+    pub const DEFAULT: Self = Self { share: 0.01, floor: Self::FLOOR };
+    /// For processes that someone named and looks at for a while: five per cent, and two of one core at least.
+    pub const NAMED: Self = Self { share: 0.05, floor: 0.02 };
+    /// The usual floor, as a share of one core.
+    const FLOOR: f64 = 0.005;
 
     /// As a share of the process's CPU time.
     #[must_use]
     pub fn share(self) -> f64 {
-        self.0
+        self.share
+    }
+
+    /// What may be spent whatever the process uses, as a share of one core.
+    #[must_use]
+    pub fn floor(self) -> f64 {
+        self.floor
+    }
+
+    /// The same budget with another floor.
+    #[must_use]
+    pub fn with_floor(self, floor: f64) -> Self {
+        Self { floor, ..self }
+    }
+
+    /// ns per second that may be spent on a process that uses `own_ns` per second by itself.
+    fn allowance(self, own_ns: f64) -> f64 {
+        (self.share * own_ns).max(self.floor * 1e9)
     }
 }
 
@@ -96,7 +122,7 @@ impl FromStr for Budget {
     fn from_str(text: &str) -> Result<Self, String> {
         let percent: f64 = text.strip_suffix('%').unwrap_or(text).trim().parse().map_err(|_| "not a number")?;
         if percent > 0.0 && percent <= 100.0 {
-            Ok(Self(percent / 100.0))
+            Ok(Self { share: percent / 100.0, ..Self::DEFAULT })
         } else {
             Err("more than 0, at most 100".to_owned())
         }
@@ -152,13 +178,15 @@ struct Level {
     pinned: bool,
 }
 
-/// What the governor says of a process.
+/// Fidelity of a process, and what that costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FidelityReport {
     /// What is recorded.
     pub fidelity: Fidelity,
     /// What that costs the process, as a share of its CPU time, over the last seconds; `None` before it is known.
     pub cost: Option<f64>,
+    /// What counting everything is predicted to cost it, in the same way; `None` before events were seen.
+    pub cost_of_all: Option<f64>,
     /// How often the fidelity of its binary changed.
     pub steps: u64,
 }
@@ -242,6 +270,7 @@ impl Governor {
         FidelityReport {
             fidelity: self.fidelity(binary),
             cost: self.accounts.get(&process).and_then(Account::cost),
+            cost_of_all: self.accounts.get(&process).and_then(|account| account.cost_of_all(self.costs)),
             steps: self.levels.get(&binary).map_or(0, |level| level.steps),
         }
     }

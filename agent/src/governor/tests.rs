@@ -126,13 +126,13 @@ impl World {
 }
 
 fn one_percent(may_sample: bool, programs: &[(u64, Program)]) -> World {
-    World::new(Some(Budget::DEFAULT), may_sample, programs)
+    World::new(Some(Budget::DEFAULT.with_floor(0.0)), may_sample, programs)
 }
 
 #[test]
 fn a_budget_is_more_than_nothing_and_at_most_everything() {
-    assert_eq!("1".parse(), Ok(Budget(0.01)));
-    assert_eq!("0.5%".parse(), Ok(Budget(0.005)));
+    assert_eq!("1".parse(), Ok(Budget::DEFAULT));
+    assert_eq!("0.5%".parse(), Ok(Budget { share: 0.005, floor: 0.005 }));
     for wrong in ["0", "-1", "101", "", "off", "NaN", "inf"] {
         assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
     }
@@ -230,7 +230,7 @@ fn what_was_given_up_comes_back_step_by_step_and_stays() {
 fn who_becomes_idle_is_not_held_to_what_few_windows_saw() {
     for (budget, soon) in [("20", 20), ("1", 60)] {
         for program in [SPAWNER, PING_PONG] {
-            let mut world = World::new(Some(budget.parse().unwrap()), true, &[(1, program)]);
+            let mut world = World::new(Some(budget.parse::<Budget>().unwrap().with_floor(0.0)), true, &[(1, program)]);
             world.run(Duration::from_secs(120));
             assert!(world.fidelity(1) < Fidelity::Full, "{:?}", world.steps);
             world.processes[0].1 = Program { cpu_ns: 0.0, births: 0.0, parks: 0.0 };
@@ -275,4 +275,38 @@ fn what_the_user_chose_stays_until_it_is_given_back() {
     assert_eq!(world.governor.pin(file(1), None, world.now), None);
     world.run(Duration::from_secs(60));
     assert_eq!(world.fidelity(1), Fidelity::Sampled);
+}
+
+/// 300 births and 1,000 parks per second, for 2 % of one core: as an HTTP server under light load.
+const LIGHT: Program = Program { cpu_ns: 2.0e7, births: 300.0, parks: 1_000.0 };
+
+#[test]
+fn a_service_under_light_load_is_counted_in_full() {
+    let budget = |floor| Some(Budget::DEFAULT.with_floor(floor));
+    let mut world = World::new(budget(0.0), true, &[(1, LIGHT)]);
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.fidelity(1), Fidelity::Sparse, "by its own CPU time alone");
+    let mut world = World::new(Some(Budget::DEFAULT), true, &[(1, LIGHT)]);
+    world.run(Duration::from_secs(60));
+    assert_eq!((world.fidelity(1), world.steps.len()), (Fidelity::Full, 0));
+}
+
+#[test]
+fn the_floor_is_kept_too() {
+    // 20,000 parks per second of a process that hardly does anything else: 1.2 % of a core.
+    let mut world =
+        World::new(Some(Budget::DEFAULT), true, &[(1, Program { cpu_ns: 4.0e7, births: 100.0, parks: 20_000.0 })]);
+    world.run(Duration::from_secs(20));
+    assert_eq!(world.fidelity(1), Fidelity::Sampled);
+    let share_of_core = world.cost(0, Duration::from_secs(60)) * 0.04;
+    assert!(share_of_core <= 0.005, "{share_of_core}");
+}
+
+#[test]
+fn what_counting_everything_would_cost_is_predicted() {
+    let mut world = one_percent(true, &[(1, SERVER)]);
+    world.run(Duration::from_secs(60));
+    let report = world.governor.report(world.processes[0].0.process, file(1));
+    let (predicted, all) = (report.cost_of_all.unwrap(), SERVER.parks * COSTS.park_ns / SERVER.cpu_ns);
+    assert!(predicted > all * 0.8 && predicted < all * 1.3, "{predicted} of {all}");
 }

@@ -125,7 +125,7 @@ impl Split {
         self.scale_live(&mut entries);
         let first = || known.cloned().unwrap_or_else(|| entries.iter().map(Entry::before).collect());
         let baseline = self.baseline.take().unwrap_or_else(first);
-        self.put(process, entries, &baseline);
+        self.put(process, &entries, &baseline);
         self.baseline = Some(baseline);
     }
 
@@ -136,7 +136,7 @@ impl Split {
         let live = |site| process.sites.get(&site).map_or(0, |tally| u64::try_from(tally.live()).unwrap_or(0));
         let entries = self.entries(process, estimated, live);
         let counted: BTreeMap<Site, Shown> = entries.iter().map(|entry| (entry.site, entry.counted)).collect();
-        self.put(process, entries, &baseline);
+        self.put(process, &entries, &baseline);
         for (site, shown) in std::mem::take(&mut self.shown) {
             let counted = counted.get(&site).copied().unwrap_or_default();
             let carried = self.carried.entry(site).or_default();
@@ -163,7 +163,7 @@ impl Split {
         sites.into_iter().map(entry).collect()
     }
 
-    fn put(&mut self, process: &mut ProcessLedger, entries: Vec<Entry>, baseline: &BTreeMap<Site, i64>) {
+    fn put(&mut self, process: &mut ProcessLedger, entries: &[Entry], baseline: &BTreeMap<Site, i64>) {
         // C threads come and go without birth and exit.
         let before = |entry: &Entry| match entry.site {
             site if site.is_c_thread() => entry.live.cast_signed(),
@@ -171,7 +171,7 @@ impl Split {
         };
         let before: Vec<i64> = entries.iter().map(before).collect();
         let total = self.births().map(|births| births.saturating_sub(process.unattributed.births));
-        let births = self.split_births(&entries, &before, total);
+        let births = self.split_births(entries, &before, total);
         if let Some(total) = total {
             // What was shown does not fall, be it that fewer births were under way when it was read.
             self.births_shown = self.births_shown.max(total);

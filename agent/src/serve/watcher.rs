@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -21,6 +22,9 @@ use crate::{
     snapshot::Snapshot,
     watch::{Config, Pinned, SCAN_EVERY, Watch, WatchError},
 };
+
+/// Time that the first snapshot waits for the baselines of all processes, at most.
+const BASELINES_WITHIN: Duration = Duration::from_secs(10);
 
 /// What was published last; `None` before the first.
 pub(super) type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
@@ -120,23 +124,36 @@ fn run(
     asked: &Receiver<Command>,
 ) -> Result<(), WatchError> {
     let mut watch = Watch::start(Proc::default(), config)?;
+    // Nothing is published before it is known, unless some process never lets it be known.
+    let until = Instant::now() + BASELINES_WITHIN;
+    while !watch.has_baselines() && Instant::now() < until {
+        match asked.recv_timeout(watch.drain_every()) {
+            Ok(command) => {
+                if let ControlFlow::Break(()) = obey(command, &mut watch, &mut interval)? {
+                    return Ok(());
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        watch.drain()?;
+    }
     publish.send_replace(Some(Arc::new(watch.snapshot()?)));
     let now = Instant::now();
     let (mut drain_at, mut scan_at, mut show_at) = (now + watch.drain_every(), now + SCAN_EVERY, now + interval);
     loop {
         let next = drain_at.min(scan_at).min(show_at);
         match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
-            Ok(Command::Interval(changed)) => {
-                interval = changed;
-                show_at = Instant::now() + interval;
+            Ok(command) => {
+                let before = interval;
+                if let ControlFlow::Break(()) = obey(command, &mut watch, &mut interval)? {
+                    return Ok(());
+                }
+                if interval != before {
+                    show_at = Instant::now() + interval;
+                }
             }
-            Ok(Command::Budget(budget)) => watch.set_budget(budget),
-            Ok(Command::Target(target)) => watch.set_target(target)?,
-            Ok(Command::Pin(pid, fidelity, time, answer)) => {
-                // Whoever asked may have gone.
-                let _ = answer.send(watch.pin(pid, fidelity, time)?);
-            }
-            Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {}
         }
         if Instant::now() >= drain_at {
@@ -153,6 +170,21 @@ fn run(
             show_at = Instant::now() + interval;
         }
     }
+}
+
+/// Does what was asked for. Breaks where that is to end.
+fn obey(command: Command, watch: &mut Watch, interval: &mut Duration) -> Result<ControlFlow<()>, WatchError> {
+    match command {
+        Command::Interval(changed) => *interval = changed,
+        Command::Budget(budget) => watch.set_budget(budget),
+        Command::Target(target) => watch.set_target(target)?,
+        Command::Pin(pid, fidelity, time, answer) => {
+            // Whoever asked may have gone.
+            let _ = answer.send(watch.pin(pid, fidelity, time)?);
+        }
+        Command::Stop => return Ok(ControlFlow::Break(())),
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Gives memory that is free to the kernel. GNU's allocator keeps what was needed at the busiest moment, and more the longer it

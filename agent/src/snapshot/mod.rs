@@ -268,7 +268,7 @@ pub(crate) mod testing {
             births_unseen: 0,
             doing_age: None,
             user_is_known: true,
-            governed: FidelityReport { fidelity: Fidelity::Full, cost: None, steps: 0 },
+            governed: FidelityReport { fidelity: Fidelity::Full, cost: None, cost_of_all: None, steps: 0 },
             missing: Missing::default(),
             ended: false,
             stopped: false,

@@ -40,6 +40,15 @@ struct Process<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     window_share: Option<f64>,
     baseline: bool,
+    /// Births, exits and live goroutines of the process are exact although not all were counted.
+    totals_exact: bool,
+    /// Age of the census that the live goroutines are split up by site after; absent where they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split_age_seconds: Option<f64>,
+    /// Age of the census that `doing` is of; null before the first.
+    doing_age_seconds: Option<f64>,
+    /// Births that the runtime counted and the probes did not.
+    births_unseen: i64,
     audits: Audits,
     ended: bool,
     stopped: bool,
@@ -97,6 +106,12 @@ struct Site<'a> {
     parks: u64,
     stack_bytes: Option<u64>,
     waits: &'a BTreeMap<String, u64>,
+    /// What its goroutines did at the last census.
+    doing: &'a BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_longest_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_median_seconds: Option<f64>,
     approximate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     waited: Option<BTreeMap<&'a str, Spent>>,
@@ -217,6 +232,10 @@ fn process<'a>(process: &'a ProcessSnapshot, facts: Option<&'a ProcessContext>) 
         },
         window_share: process.missing.slice_share.map(|share| rounded(share, 6)),
         baseline: process.baseline,
+        totals_exact: process.totals_are_exact || process.missing.has_all_lives(),
+        split_age_seconds: process.split_age.map(|age| rounded(age.as_secs_f64(), 3)),
+        doing_age_seconds: process.doing_age.map(|age| rounded(age.as_secs_f64(), 3)),
+        births_unseen: process.births_unseen,
         audits: Audits {
             settled: process.audits.settled,
             repeated: process.audits.repeated,
@@ -257,6 +276,9 @@ fn site<'a>(site: &'a SiteSnapshot, process: &ProcessSnapshot) -> Site<'a> {
         parks: site.parks,
         stack_bytes: site.stack_bytes,
         waits: &site.waits,
+        doing: &site.doing,
+        waited_longest_seconds: site.waited_longest.map(|time| rounded(time.as_secs_f64(), 3)),
+        waited_median_seconds: site.waited_median.map(|time| rounded(time.as_secs_f64(), 3)),
         approximate: !process.missing.is_nothing(),
         waited: process.story.as_ref().map(|_| story::waited(site)),
         lived: process.story.as_ref().map(|_| story::spent(site.lived)),

@@ -127,7 +127,8 @@ fn share_lines(processes: &[&ProcessSnapshot], options: TableOptions) -> Vec<usi
     }
     let mut shares = Vec::with_capacity(wanted.len());
     for (index, (wanted, process)) in wanted.iter().zip(processes).enumerate() {
-        let around = LINES_AROUND + process.story.as_deref().map_or(0, story::lines);
+        let around =
+            LINES_AROUND + usize::from(given_up(process).is_some()) + process.story.as_deref().map_or(0, story::lines);
         let fair = (left / (processes.len() - index)).max(left.min(around + 3));
         let rows = fair.saturating_sub(around).min(*wanted);
         left = left.saturating_sub(if rows > 0 { rows + around } else { 0 });
@@ -157,6 +158,30 @@ fn governed(process: &ProcessSnapshot) -> String {
     text
 }
 
+/// What is not counted at the present fidelity, and which budget would have it counted.
+fn given_up(process: &ProcessSnapshot) -> Option<String> {
+    let share = process.missing.slice_share.map_or(0.0, |share| share * 100.0);
+    let totals = if process.totals_are_exact { "; their totals are exact" } else { "" };
+    let what = match process.governed.fidelity {
+        _ if process.ended => return None,
+        Fidelity::Full | Fidelity::Story => return None,
+        Fidelity::Sampled => format!("parks are estimated from {share:.1} % of the time"),
+        Fidelity::Lifecycle => "parks are not counted".to_owned(),
+        Fidelity::Sparse => {
+            format!("births and exits by site, and parks, are estimated from {share:.1} % of the time{totals}")
+        }
+        Fidelity::Census => format!("births and exits by site, and parks, are not counted{totals}"),
+    };
+    let option = match process.governed.cost_of_all {
+        Some(all) if all <= 1.0 => {
+            format!(": counting all costs it {:.1} %, which --budget {:.0} allows", all * 100.0, (all * 140.0).ceil())
+        }
+        Some(all) => format!(": counting all costs it {:.0} %, with --budget off", all * 100.0),
+        None => String::new(),
+    };
+    Some(format!("{what}{option}"))
+}
+
 /// The mark of numbers that are estimates or lower bounds.
 const fn approximately(exact: bool) -> &'static str {
     if exact { "" } else { "~" }
@@ -183,7 +208,12 @@ fn render_process(
             (false, false) => "",
         }
     );
+    if let Some(given_up) = given_up(process) {
+        let _ = writeln!(text, "{given_up}");
+    }
     let lives = approximately(process.missing.has_all_lives());
+    let totals = approximately(process.missing.has_all_lives() || process.totals_are_exact);
+    let split = approximately(process.split_age.is_none());
     let parks = approximately(process.missing.has_all_parks());
     let rate = |now: u64, then: fn(&ProcessSnapshot) -> u64| {
         earlier.map_or_else(String::new, |(before, seconds)| {
@@ -192,11 +222,11 @@ fn render_process(
     };
     let _ = writeln!(
         text,
-        "goroutines {} (user {}, system {}){}  births {lives}{}{}  exits {lives}{}{}  parks {parks}{}{}{}",
+        "goroutines {} (user {}, system {}){}  births {totals}{}{}  exits {totals}{}{}  parks {parks}{}{}{}{}",
         process.live(),
         process.user,
         process.system,
-        if process.baseline { drift(process) } else { " since attach".into() },
+        if process.baseline { drift(process) } else { " so far".into() },
         process.births,
         rate(process.births, |p| p.births),
         process.exits,
@@ -208,6 +238,7 @@ fn render_process(
             .iter()
             .filter(|(_, count)| **count > 0)
             .fold(String::new(), |text, (name, count)| format!("{text}  LOST {name} {count}{}", way_out(name))),
+        census_age(process),
     );
     if let Some(story) = &process.story {
         story::render(text, story);
@@ -227,14 +258,14 @@ fn render_process(
             earlier.map_or_else(String::new, |(_, seconds)| per_second(now.saturating_sub(then.unwrap_or(0)), seconds))
         };
         table.add_row([
-            number(site.live, ""),
+            number(site.live, split),
             number(site.births, lives),
             Cell::new(rate(site.births, before.map(|b| b.births))).set_alignment(CellAlignment::Right),
             number(site.exits, lives),
             Cell::new(rate(site.exits, before.map(|b| b.exits))).set_alignment(CellAlignment::Right),
             number(site.parks, parks),
             Cell::new(rate(site.parks, before.map(|b| b.parks))).set_alignment(CellAlignment::Right),
-            Cell::new(most_frequent(&site.waits)),
+            Cell::new(waits_for(site)),
             Cell::new(created_at(site)),
             Cell::new(&site.start_function),
         ]);
@@ -334,7 +365,32 @@ fn per_second(count: u64, seconds: f64) -> String {
     if rate > 0.0 && rate < 9.95 { format!("{rate:.1}") } else { format!("{rate:.0}") }
 }
 
-/// The reasons that make up most parks, with their shares.
+/// Age of the census that says what goroutines wait for now, and how the live ones are split up where they are not counted.
+fn census_age(process: &ProcessSnapshot) -> String {
+    let seconds = |age: std::time::Duration| format!("{} s ago", age.as_secs());
+    match (process.split_age, process.doing_age) {
+        (Some(age), _) => format!("  sites and waits as {}", seconds(age)),
+        (None, Some(age)) => format!("  waits as {}", seconds(age)),
+        (None, None) => String::new(),
+    }
+}
+
+/// What the goroutines of a site do now, and the longest wait among them from a minute on; what they parked for where no
+/// census has told.
+fn waits_for(site: &SiteSnapshot) -> String {
+    if site.doing.is_empty() {
+        let parked = most_frequent(&site.waits);
+        return if parked.is_empty() { parked } else { format!("(parks) {parked}") };
+    }
+    let doing = most_frequent(&site.doing);
+    match site.waited_longest.map_or(0, |longest| longest.as_secs() / 60) {
+        0 => doing,
+        minutes if minutes < 120 => format!("{doing}, up to {minutes}m"),
+        minutes => format!("{doing}, up to {}h", minutes / 60),
+    }
+}
+
+/// The reasons that most of them have, with their shares.
 fn most_frequent(waits: &std::collections::BTreeMap<String, u64>) -> String {
     const SHOWN: usize = 2;
     let total: u64 = waits.values().sum();

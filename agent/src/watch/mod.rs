@@ -294,6 +294,12 @@ impl Watch {
         self.scan()
     }
 
+    /// True once every process that can have a baseline has one.
+    #[must_use]
+    pub fn has_baselines(&self) -> bool {
+        self.shared.have_baselines()
+    }
+
     /// How often [`Watch::drain`] is to be called now.
     #[must_use]
     pub fn drain_every(&self) -> Duration {

@@ -11,6 +11,8 @@ pub(super) struct Governed {
     changes: Family,
     uncounted: Family,
     window: Family,
+    split_age: Family,
+    unseen: Family,
     budget: Family,
 }
 
@@ -27,6 +29,14 @@ impl Governed {
             changes: counter("fidelity_changes_total", "How often the fidelity changed."),
             uncounted: counter("uncounted_seconds_total", "For how long something was not counted at all."),
             window: gauge("window_ratio", "Part of the sampled time in which windows were open."),
+            split_age: gauge(
+                "split_age_seconds",
+                "Age of the census that live goroutines are split up by site after, where not all are counted.",
+            ),
+            unseen: gauge(
+                "births_unseen",
+                "Births that the runtime counted and the probes did not; 0, but for a few under way.",
+            ),
             budget: gauge("budget_ratio", "What watching may cost a process, as a part of its own CPU time."),
         }
     }
@@ -43,6 +53,10 @@ impl Governed {
         if let Some(share) = process.missing.slice_share {
             self.window.add(own.to_vec(), share);
         }
+        if let Some(age) = process.split_age {
+            self.split_age.add(own.to_vec(), age.as_secs_f64());
+        }
+        self.unseen.add(own.to_vec(), process.births_unseen as f64);
     }
 
     pub(super) fn host(&mut self, snapshot: &Snapshot) {
@@ -51,7 +65,7 @@ impl Governed {
         }
     }
 
-    pub(super) fn into_all(self) -> [Family; 6] {
-        [self.fidelity, self.cost, self.changes, self.uncounted, self.window, self.budget]
+    pub(super) fn into_all(self) -> [Family; 8] {
+        [self.fidelity, self.cost, self.changes, self.uncounted, self.window, self.split_age, self.unseen, self.budget]
     }
 }

@@ -150,8 +150,13 @@ impl Families {
             label("unit", &text(&place.unit)),
         ];
         self.info.add(own.iter().cloned().chain(info).collect(), 1.0);
-        self.goroutines.add(with("kind", "user"), process.user as f64);
-        self.goroutines.add(with("kind", "system"), process.system as f64);
+        // What is not known yet is not there: a scraper would keep a false number.
+        if process.user_is_known {
+            self.goroutines.add(with("kind", "user"), process.user as f64);
+        }
+        if process.baseline {
+            self.goroutines.add(with("kind", "system"), process.system as f64);
+        }
         self.births.add(own.clone(), process.births as f64);
         self.exits.add(own.clone(), process.exits as f64);
         self.parks.add(own.clone(), process.parks as f64);
@@ -186,14 +191,18 @@ impl Families {
                 label("location", &location),
                 label("start_function", &site.start_function),
             ];
-            self.site(own.iter().cloned().chain(site).collect(), counts, stacks(*bytes));
+            let labels = own.iter().cloned().chain(site).collect();
+            self.site(labels, counts, process.baseline, stacks(*bytes));
         }
         let other = [label("function", "other"), label("location", ""), label("start_function", "")];
-        self.site(own.iter().cloned().chain(other).collect(), &chosen.other, stacks(chosen.other_stack_bytes));
+        let labels = own.iter().cloned().chain(other).collect();
+        self.site(labels, &chosen.other, process.baseline, stacks(chosen.other_stack_bytes));
     }
 
-    fn site(&mut self, labels: Vec<LabelPair>, counts: &SiteCounts, stack_bytes: Option<u64>) {
-        self.site_goroutines.add(labels.clone(), counts.live as f64);
+    fn site(&mut self, labels: Vec<LabelPair>, counts: &SiteCounts, live_is_known: bool, stack_bytes: Option<u64>) {
+        if live_is_known {
+            self.site_goroutines.add(labels.clone(), counts.live as f64);
+        }
         self.site_births.add(labels.clone(), counts.births as f64);
         self.site_exits.add(labels.clone(), counts.exits as f64);
         if let Some(bytes) = stack_bytes {
