@@ -146,7 +146,7 @@ pub struct Watch {
     creation_stacks: CreationStacks,
     /// What was counted by caller, as of the last snapshot.
     by_caller: HashMap<ProcessId, ByCaller>,
-    totals: Totals,
+    totals: Totals<Request>,
 }
 
 /// How often to call [`Watch::scan`]. What begins meanwhile the kernel tells.
@@ -202,7 +202,7 @@ impl Watch {
             calibration: None,
             creation_stacks: CreationStacks::new(),
             by_caller: HashMap::new(),
-            totals: Totals::new(own_proc, totals::from_memory),
+            totals: Totals::new(move || totals::from_memory(own_proc.clone())),
             config,
         };
         watch.shared.tells_callers = watch.config.sizes.callers > 0;

@@ -31,45 +31,45 @@ const MOST_FAILURES: u32 = 20;
 
 /// One process to be read.
 pub(super) struct Request {
-    pub(super) id: ProcessId,
-    pub(super) identity: Identity,
-    pub(super) bias: Bias,
-    pub(super) binary: Arc<Watchable>,
+    id: ProcessId,
+    identity: Identity,
+    bias: Bias,
+    binary: Arc<Watchable>,
 }
 
 impl Request {
-    pub(super) fn of(id: ProcessId, process: &Watched, binary: Arc<Watchable>) -> Self {
-        Self { id, identity: process.identity, bias: process.bias, binary }
+    pub(super) fn of(id: ProcessId, process: &Watched, binary: Arc<Watchable>) -> (ProcessId, Self) {
+        (id, Self { id, identity: process.identity, bias: process.bias, binary })
     }
 }
 
 type Answer = (ProcessId, Option<GoroutineTotals>);
+type Thread<R> = (Sender<Vec<(ProcessId, R)>>, Receiver<Answer>);
 
-/// Reads one process. `None` where it has no counts, or cannot be read now.
-pub(super) type Read = Box<dyn FnMut(&Request) -> Option<GoroutineTotals> + Send>;
+/// Reads one process, as `R` says. `None` where it has no counts, or cannot be read now.
+pub(super) type Read<R> = Box<dyn FnMut(&R) -> Option<GoroutineTotals> + Send>;
 
 /// Asks the thread that reads.
-pub(super) struct Totals {
-    reader: fn(Proc) -> Read,
-    proc: Proc,
-    thread: Option<(Sender<Vec<Request>>, Receiver<Answer>)>,
+pub(super) struct Totals<R> {
+    reader: Box<dyn Fn() -> Read<R> + Send>,
+    thread: Option<Thread<R>>,
     /// Processes that are not asked any more, and readings that failed in a row.
     failures: HashMap<ProcessId, u32>,
 }
 
-impl Totals {
+impl<R: Send + 'static> Totals<R> {
     /// `reader` makes what reads, for a thread of its own.
-    pub(super) fn new(proc: Proc, reader: fn(Proc) -> Read) -> Self {
-        Self { reader, proc, thread: None, failures: HashMap::new() }
+    pub(super) fn new(reader: impl Fn() -> Read<R> + Send + 'static) -> Self {
+        Self { reader: Box::new(reader), thread: None, failures: HashMap::new() }
     }
 
     /// Reads these processes. Those that do not answer are missing.
-    pub(super) fn read(&mut self, requests: Vec<Request>) -> Vec<(ProcessId, GoroutineTotals)> {
-        let there: HashSet<ProcessId> = requests.iter().map(|request| request.id).collect();
+    pub(super) fn read(&mut self, requests: Vec<(ProcessId, R)>) -> Vec<(ProcessId, GoroutineTotals)> {
+        let there: HashSet<ProcessId> = requests.iter().map(|(id, _)| *id).collect();
         self.failures.retain(|id, _| there.contains(id));
-        let asked = |request: &Request| self.failures.get(&request.id).is_none_or(|failed| *failed < MOST_FAILURES);
-        let requests: Vec<Request> = requests.into_iter().filter(asked).collect();
-        let order: Vec<ProcessId> = requests.iter().map(|request| request.id).collect();
+        let asked = |(id, _): &(ProcessId, R)| self.failures.get(id).is_none_or(|failed| *failed < MOST_FAILURES);
+        let requests: Vec<(ProcessId, R)> = requests.into_iter().filter(asked).collect();
+        let order: Vec<ProcessId> = requests.iter().map(|(id, _)| *id).collect();
         if order.is_empty() {
             return Vec::new();
         }
@@ -106,16 +106,15 @@ impl Totals {
         read
     }
 
-    fn thread(&mut self) -> Option<&(Sender<Vec<Request>>, Receiver<Answer>)> {
+    fn thread(&mut self) -> Option<&Thread<R>> {
         if self.thread.is_none() {
-            let (ask, asked) = channel::<Vec<Request>>();
+            let (ask, asked) = channel::<Vec<(ProcessId, R)>>();
             let (answer, answers) = channel();
-            let (reader, proc) = (self.reader, self.proc.clone());
+            let mut read = (self.reader)();
             let run = move || {
-                let mut read = reader(proc);
-                for request in asked.into_iter().flatten() {
+                for (id, request) in asked.into_iter().flatten() {
                     // Nobody listens to one that was left behind.
-                    if answer.send((request.id, read(&request))).is_err() {
+                    if answer.send((id, read(&request))).is_err() {
                         return;
                     }
                 }
@@ -130,7 +129,7 @@ impl Totals {
 }
 
 /// Reads the memory of processes.
-pub(super) fn from_memory(proc: Proc) -> Read {
+pub(super) fn from_memory(proc: Proc) -> Read<Request> {
     // Where each process has the number of its goroutine structs.
     let mut known: HashMap<ProcessId, RuntimeAddr> = HashMap::new();
     Box::new(move |request: &Request| {
@@ -152,4 +151,54 @@ pub(super) fn from_memory(proc: Proc) -> Read {
         };
         places.read_goroutine_totals(&memory, request.bias, structs).ok()?
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HANGS: u64 = 99;
+    const FAILS: u64 = 50;
+
+    fn totals() -> Totals<u64> {
+        Totals::new(|| {
+            Box::new(|made: &u64| match *made {
+                HANGS => loop {
+                    thread::park();
+                },
+                FAILS => None,
+                made => Some(GoroutineTotals { made, users: 1 }),
+            })
+        })
+    }
+
+    fn read(totals: &mut Totals<u64>, processes: &[u64]) -> Vec<u64> {
+        let requests = processes.iter().map(|number| (ProcessId(*number), *number)).collect();
+        totals.read(requests).into_iter().map(|(_, totals)| totals.made).collect()
+    }
+
+    #[test]
+    fn a_process_that_hangs_costs_one_wait_and_nobody_else() {
+        let mut totals = totals();
+        assert_eq!(read(&mut totals, &[1, 2]), [1, 2]);
+        let begin = Instant::now();
+        assert_eq!(read(&mut totals, &[1, HANGS, 3]), [1], "those after it are read the next time");
+        assert!(begin.elapsed() >= PATIENCE);
+        let begin = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(read(&mut totals, &[1, HANGS, 3]), [1, 3]);
+        }
+        assert!(begin.elapsed() < PATIENCE, "it is not asked again");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_asked_some_more_times() {
+        let mut totals = totals();
+        for _ in 0..=MOST_FAILURES {
+            assert_eq!(read(&mut totals, &[FAILS, 2]), [2]);
+        }
+        assert_eq!(totals.failures[&ProcessId(FAILS)], MOST_FAILURES);
+        assert_eq!(read(&mut totals, &[2]), [2]);
+        assert!(totals.failures.is_empty(), "it is gone");
+    }
 }
