@@ -75,7 +75,7 @@ fn main() -> Result<()> {
 /// A host on which things happen between `round`s.
 fn snapshot(round: u64) -> Snapshot {
     let processes = (1..=PROCESSES).map(|pid| process(pid, round).into()).collect();
-    Snapshot { time: SystemTime::now(), processes, refused: 0, losses: BTreeMap::new(), budget: None }
+    Snapshot { time: SystemTime::now(), processes, refused: 0, losses: BTreeMap::new(), budget: None, not_looked_at: BTreeMap::new() }
 }
 
 fn process(pid: u32, round: u64) -> ProcessSnapshot {
@@ -99,6 +99,7 @@ fn process(pid: u32, round: u64) -> ProcessSnapshot {
         doing_age: None,
         user_is_known: true,
         ended: false,
+        stopped: false,
         births: sites.iter().map(|site| site.births).sum(),
         exits: sites.iter().map(|site| site.exits).sum(),
         parks: sites.iter().map(|site| site.parks).sum(),
