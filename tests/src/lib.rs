@@ -13,6 +13,7 @@
 //! - [`crowd`] has a target in every state, and reads dumps of it;
 //! - [`daemon`] runs `parkranger serve`, and [`http`] asks it;
 //! - [`prometheus`] scrapes it as the real one does;
+//! - [`documents`] reads the commands that the documents name;
 //! - [`elf`] finds functions by symbol, as little as the two above need;
 //! - [`others`] runs other people's programs with and without the agent;
 //! - [`skip`] makes sure that what could not be tested is known;
@@ -29,6 +30,7 @@ pub mod compare;
 pub mod containers;
 pub mod crowd;
 pub mod daemon;
+pub mod documents;
 pub mod elf;
 pub mod executable;
 pub mod go;
