@@ -19,8 +19,9 @@ pub(crate) fn run(paths: &Paths, args: &[String]) -> Result<ExitCode> {
     }
     let binary = agent::build(paths, Profile::Release)?;
     let mut command = Workspace::new(paths)?.compiling("bench");
+    // By name: `--benches` would hand the arguments to the test harness of each binary, too, which has no --quick.
     command
-        .args(["--package", "parkranger-tests", "--benches"])
+        .args(["--package", "parkranger-tests", "--bench", "*"])
         .env("PARKRANGER_BIN", &binary)
         .env("PARKRANGER_FIXTURES", paths.fixtures())
         .envs(go.iter().map(|(name, path)| (name, path)));

@@ -11,6 +11,8 @@ mod bench;
 mod churn;
 mod cross;
 mod demo;
+#[cfg(test)]
+mod documented;
 mod ebpf;
 mod esbuild;
 mod fuzz;
@@ -175,45 +177,5 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Vm(options) => vm::run(&paths, options),
         Command::Lint => lint::run(&paths),
         Command::Cargo { args } => agent::pass_through(&paths, args),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[path = "../../../tests/src/documents.rs"]
-    mod documents;
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    /// So that no document names a command that is not accepted (any more).
-    #[test]
-    fn every_documented_command_is_accepted() -> Result<()> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let commands = documents::commands(&root)?;
-        let mut found = 0;
-        for documented in &commands {
-            // A variable may be set for one command.
-            let words = documented.command.split_whitespace().skip_while(|word| word.contains('='));
-            let words: Vec<&str> = words.collect();
-            let ["cargo", "xtask", rest @ ..] = words.as_slice() else { continue };
-            let line = ["cargo xtask"].iter().chain(rest).copied();
-            if let Err(error) = Cli::try_parse_from(line)
-                && error.use_stderr()
-            {
-                anyhow::bail!("{}: `{}`: {error}", documented.place, documented.command);
-            }
-            found += 1;
-        }
-        assert!(found > 10, "only {found} commands found");
-        Ok(())
     }
 }
