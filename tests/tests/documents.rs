@@ -31,7 +31,8 @@ fn every_command_in_the_text_is_accepted() {
     skip::run("documents::every_command_in_the_text_is_accepted", skip::agent(), || {
         let mut seen = 0;
         for documented in of_the_agent()?.iter().filter(|documented| !documented.prompt) {
-            let words = documented.command.split_whitespace().skip(1).map(|word| if word == "TARGET" { "1" } else { word });
+            let words =
+                documented.command.split_whitespace().skip(1).map(|word| if word == "TARGET" { "1" } else { word });
             // What comes before it is parsed first, and not done.
             let output = run_once(words.chain(["--help"]))?;
             ensure!(output.status.success(), "{}: `{}`: {}", documented.place, documented.command, output.stderr);
@@ -166,9 +167,13 @@ fn of_the_help() -> Result<Vec<Documented>> {
     let help = run_once(["--help"])?.stdout;
     let subcommands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let mut found = Vec::new();
-    for name in subcommands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|name| !name.is_empty()) {
+    for name in
+        subcommands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|name| !name.is_empty())
+    {
         let help = run_once([name, "--help"])?.stdout;
-        for line in help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| line.starts_with("parkranger ")) {
+        for line in
+            help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| line.starts_with("parkranger "))
+        {
             let command = line.split("   ").next().unwrap_or(line).trim().to_owned();
             found.push(Documented { place: format!("parkranger {name} --help"), command, prompt: true });
         }

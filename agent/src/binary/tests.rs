@@ -16,6 +16,7 @@ use crate::{
 };
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn facts_of_every_variant() {
     for toolchain in toolchains() {
         for variant in VARIANTS {
@@ -38,6 +39,7 @@ fn facts_of_every_variant() {
 }
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn a_version_without_build_info_comes_from_the_code() {
     for toolchain in toolchains() {
         for variant in VARIANTS {
@@ -52,6 +54,7 @@ fn a_version_without_build_info_comes_from_the_code() {
 }
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn a_body_and_its_wrapper_share_a_name() {
     for toolchain in toolchains() {
         for variant in VARIANTS {
@@ -73,6 +76,7 @@ fn a_body_and_its_wrapper_share_a_name() {
 }
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn inlined_copies_are_found() {
     for toolchain in toolchains() {
         for variant in VARIANTS {
@@ -87,6 +91,7 @@ fn inlined_copies_are_found() {
 
 /// The fast search must find exactly what decoding every tree finds.
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn the_fast_search_for_inlined_copies_misses_nothing() {
     for toolchain in toolchains() {
         let binary = toolchain.program(Variant::Stripped).binary();
@@ -125,6 +130,7 @@ fn nm(toolchain: &super::testing::Toolchain, program: &Program) -> BTreeMap<u64,
 }
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn functions_are_where_nm_says() {
     for toolchain in toolchains() {
         for variant in [Variant::Plain, Variant::Trimmed] {
@@ -158,6 +164,7 @@ fn functions_are_where_nm_says() {
 }
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn lines_are_what_addr2line_says() {
     for toolchain in toolchains() {
         for variant in [Variant::Plain, Variant::Stripped, Variant::Trimmed] {
@@ -195,6 +202,7 @@ fn lines_are_what_addr2line_says() {
 }
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn file_offsets_follow_the_segments() {
     for toolchain in toolchains() {
         for variant in VARIANTS {
@@ -215,6 +223,7 @@ fn file_offsets_follow_the_segments() {
 /// lld leaves the words of RELATIVE relocations 0 in the file; Go's linker does not. Doing it to a Go binary must
 /// change nothing.
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn zeroed_relocated_words_are_read_from_the_relocations() {
     for toolchain in toolchains() {
         let program = toolchain.program(Variant::StrippedPie);
@@ -239,6 +248,7 @@ fn zeroed_relocated_words_are_read_from_the_relocations() {
 
 /// Without section headers everything must be found through the segments.
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn a_binary_without_sections_reads_the_same() {
     for toolchain in toolchains() {
         for variant in VARIANTS {
@@ -303,6 +313,7 @@ fn ends_of_the_range() -> Vec<super::testing::Toolchain> {
 const PAGES: usize = if cfg!(debug_assertions) { 101 } else { 1 };
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn truncated_anywhere_is_an_error_or_an_answer() {
     let _turn = one_at_a_time();
     for toolchain in ends_of_the_range() {
@@ -338,6 +349,7 @@ impl Random {
 const ROUNDS: u64 = if cfg!(debug_assertions) { 20 } else { 200 };
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn flipped_bytes_are_errors_or_answers() {
     let _turn = one_at_a_time();
     for toolchain in ends_of_the_range() {

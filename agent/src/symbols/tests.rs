@@ -139,6 +139,7 @@ impl Comparison {
 /// The toolchains' programs at some pcs; with `PARKRANGER_SYMBOLS_OF` (files, as in a PATH) those at every pc of every
 /// function, as `cargo xtask symbols` has it.
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn dwarf_and_gopclntab_agree() {
     let _turn = one_at_a_time();
     if let Some(files) = std::env::var_os("PARKRANGER_SYMBOLS_OF") {
@@ -195,6 +196,7 @@ fn whole_program(file: &Path) -> Comparison {
 }
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn goroutines_start_where_the_user_wrote_it() {
     for toolchain in toolchains() {
         for variant in VARIANTS {
@@ -223,6 +225,7 @@ fn goroutines_start_where_the_user_wrote_it() {
 }
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn generic_functions_are_named_as_the_runtime_prints_them() {
     for toolchain in toolchains() {
         let binary = toolchain.program(Variant::Plain).binary();
@@ -245,6 +248,7 @@ fn generic_functions_are_named_as_the_runtime_prints_them() {
 }
 
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn unknown_addresses_have_no_frames() {
     for toolchain in toolchains() {
         let binary = toolchain.program(Variant::Plain).binary();
