@@ -32,7 +32,7 @@ fn every_command_in_the_text_is_accepted() {
         let mut seen = 0;
         for documented in of_the_agent()?.iter().filter(|documented| !documented.prompt) {
             let words =
-                documented.command.split_whitespace().skip(1).map(|word| if word == "TARGET" { "1" } else { word });
+                documented.command.split_whitespace().skip(1).map(|word| if stands_for(word) { "1" } else { word });
             // What comes before it is parsed first, and not done.
             let output = run_once(words.chain(["--help"]))?;
             ensure!(output.status.success(), "{}: `{}`: {}", documented.place, documented.command, output.stderr);
@@ -120,7 +120,9 @@ fn typed(command: &str, folder: &Path) -> Result<(ExitStatus, String)> {
         .stderr(std::fs::File::create(&complaints)?)
         .spawn()?;
     let mut running = Running(child);
-    if running.ended_within(ENOUGH)?.is_none() {
+    // Those that say how long they take are let do so, if it is not long.
+    let enough = if command.contains("--since-start") { PATIENCE } else { ENOUGH };
+    if running.ended_within(enough)?.is_none() {
         let pid = libc::pid_t::try_from(running.0.id())?;
         // SAFETY: kill has no memory preconditions; the child is not yet waited for, so the pid is its own.
         #[allow(unsafe_code, reason = "std sends only SIGKILL")]
@@ -152,6 +154,11 @@ impl Drop for Running {
         self.0.kill().ok();
         self.0.wait().ok();
     }
+}
+
+/// A word in capitals is for the reader to replace.
+fn stands_for(word: &str) -> bool {
+    matches!(word, "TARGET" | "PID")
 }
 
 /// The agent's commands in the documents.
