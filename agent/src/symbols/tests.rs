@@ -266,6 +266,7 @@ fn unknown_addresses_have_no_frames() {
 
 /// Go up to 1.21 writes the whole type into the name of a generic function.
 #[test]
+#[ignore = "reads real Go programs: `cargo xtask test` builds them"]
 fn names_that_are_too_long_are_cut_and_the_frame_stays() {
     let fields: String = (0..1500).map(|number| format!("Field_of_a_wide_struct_{number} int\n")).collect();
     let source = format!(
