@@ -41,13 +41,15 @@ pub enum Parser {
     DebugFile,
     /// `Plan::of`: the prologues.
     Plan,
+    /// `saved::read`: dumps and profiles of goroutines, and their comparison.
+    Saved,
     /// `ProcessRecord::parse` and `StreamRecord::parse`: the ring buffers.
     Record,
 }
 
 impl Parser {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Binary,
         Self::Layout,
         Self::WaitReasons,
@@ -55,6 +57,7 @@ impl Parser {
         Self::Dwarf,
         Self::DebugFile,
         Self::Plan,
+        Self::Saved,
         Self::Record,
     ];
 
@@ -69,6 +72,7 @@ impl Parser {
             Self::Dwarf => "dwarf",
             Self::DebugFile => "debug-file",
             Self::Plan => "plan",
+            Self::Saved => "saved",
             Self::Record => "record",
         }
     }
@@ -87,6 +91,9 @@ impl Parser {
         if self == Self::Record {
             return record(input);
         }
+        if self == Self::Saved {
+            return saved(input);
+        }
         let input = Input::new(input);
         if self == Self::DebugFile {
             return debug_file(input);
@@ -103,7 +110,7 @@ impl Parser {
                 symbols(&binary, SymbolSource::Dwarf, &places) | symbols(&binary, SymbolSource::Auto, &places)
             }
             Self::Plan => plan(&binary),
-            Self::DebugFile | Self::Record => false,
+            Self::DebugFile | Self::Record | Self::Saved => false,
         }
     }
 }
@@ -167,6 +174,16 @@ fn plan(binary: &Binary) -> bool {
         assert_eq!(binary.file_offset(point.address), Some(point.offset), "{point:?}");
     }
     plan.points.len() >= 3
+}
+
+/// A dump compared with itself has what it has, and nothing moved.
+fn saved(input: &[u8]) -> bool {
+    let Ok(saved) = parkranger::saved::read(input) else { return false };
+    let difference = parkranger::diff::compare(Some(&saved), &saved);
+    let after: u64 = difference.rows.iter().map(|row| row.after).fold(0, u64::saturating_add);
+    assert_eq!(after, saved.population.len(), "goroutines got lost");
+    assert!(difference.rows.iter().all(|row| row.before == row.after), "a dump differs from itself");
+    !saved.population.is_empty()
 }
 
 /// The bytes as they are, and as the body of a record of this build: the first byte is its tag then.

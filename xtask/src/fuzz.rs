@@ -20,7 +20,8 @@ use crate::{
 };
 
 /// In the order they run.
-const PARSERS: [&str; 8] = ["binary", "debug-file", "dwarf", "gopclntab", "layout", "plan", "record", "wait-reasons"];
+const PARSERS: [&str; 9] =
+    ["binary", "debug-file", "dwarf", "gopclntab", "layout", "plan", "record", "saved", "wait-reasons"];
 
 /// Coverage for libFuzzer, and the checks of a debug build at nearly the speed of a release build.
 const INSTRUMENTATION: [&str; 9] = [

@@ -109,7 +109,8 @@ pub fn compare(before: Option<&Saved>, after: &Saved) -> Difference {
         let entry = gathered.entry(site.clone()).or_default();
         entry.after += member.count;
         entry.states.entry(state(kind)).or_default().1 += member.count;
-        entry.stack_bytes += member.stack_bytes * member.count;
+        let stack_bytes = member.stack_bytes.saturating_mul(member.count);
+        entry.stack_bytes = entry.stack_bytes.saturating_add(stack_bytes);
         *entry.kinds.entry(index).or_default() += member.count;
         entry.waits.extend(member.waited.map(|waited| (waited, member.count)));
         match earlier.get(&member.goid) {

@@ -101,7 +101,7 @@ impl Population {
     /// How many goroutines there are.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.goroutines.iter().map(|member| member.count).sum()
+        self.goroutines.iter().map(|member| member.count).fold(0, u64::saturating_add)
     }
 
     /// Whether there is none.
@@ -115,6 +115,7 @@ impl Population {
 #[derive(Debug, Default)]
 pub struct Kinds {
     known: HashMap<Kind, KindId>,
+    bytes: usize,
     kinds: Vec<Kind>,
 }
 
@@ -125,9 +126,18 @@ impl Kinds {
             return *id;
         }
         let id = KindId(u32::try_from(self.kinds.len()).unwrap_or(u32::MAX));
+        let frames: usize = kind.frames.iter().map(|frame| frame.text_bytes() + size_of::<Frame>()).sum();
+        // It is kept twice.
+        self.bytes += 2 * (frames + kind.state.len() + kind.start_function.len() + size_of::<Kind>());
         self.known.insert(kind.clone(), id);
         self.kinds.push(kind);
         id
+    }
+
+    /// What they take of memory, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// All of them, in the order of their numbers.

@@ -10,7 +10,8 @@ pub(super) fn read(text: &str) -> Saved {
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         let Some((count, _)) = line.split_once(" @") else { continue };
-        let Ok(count) = count.trim().parse::<u64>() else { continue };
+        let Ok(count) = count.trim().parse::<u32>() else { continue };
+        let count = u64::from(count);
         let mut kind = Kind::default();
         let mut stack_bytes = 0;
         while let Some(line) = lines.next_if(|line| line.starts_with('#')) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Saved, SavedError, frame};
+use super::{Saved, SavedError, frame, has_room};
 use crate::history::population::{Kind, Kinds, Member, Population};
 
 #[derive(Deserialize)]
@@ -73,11 +73,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
             system: site.is_some_and(|site| site.system),
             labels: Vec::new(),
         };
+        let kind = kinds.intern(kind);
+        has_room(&kinds)?;
         goroutines.push(Member {
             count: 1,
             goid: one.goid,
             parent_goid: one.parent,
-            kind: kinds.intern(kind),
+            kind,
             run_mark: None,
             waited: one.waited_ns.map(Duration::from_nanos),
             stack_bytes: one.stack_bytes,

@@ -19,10 +19,18 @@ mod traceback;
 
 use std::io::Read as _;
 
-use crate::{history::population::Population, symbols::Frame};
+use crate::{
+    history::population::{Kinds, Population},
+    symbols::Frame,
+};
 
 /// A file is no larger, nor what it inflates to.
 pub const MAX_BYTES: u64 = 1 << 30;
+
+/// What a profile inflates to.
+const MAX_PROFILE_BYTES: usize = 64 << 20;
+/// What the different stacks take.
+const MAX_KINDS_BYTES: usize = 1 << 30;
 
 /// Why a file is no dump.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +98,15 @@ fn read_plain(bytes: &[u8]) -> Result<Saved, SavedError> {
     if text.starts_with("goroutine ") || text.contains("\ngoroutine ") {
         return Ok(traceback::read(&String::from_utf8_lossy(bytes)));
     }
+    if bytes.len() > MAX_PROFILE_BYTES {
+        return Err(SavedError::UnknownForm);
+    }
     proto::read(bytes)
+}
+
+/// Refuses a dump whose different stacks take more than there is room for: few bytes can name long stacks again and again.
+fn has_room(kinds: &Kinds) -> Result<(), SavedError> {
+    if kinds.bytes() > MAX_KINDS_BYTES { Err(SavedError::TooLarge) } else { Ok(()) }
 }
 
 /// `\t/src/file.go:12 +0x1d` ▶ file and line.

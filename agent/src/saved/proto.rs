@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use prost::Message as _;
 
 use super::profile::{Function, Location, Profile};
-use super::{Saved, SavedError, frame};
+use super::{Saved, SavedError, frame, has_room};
 use crate::history::population::{Kind, Kinds, Member, Population};
 
 /// Calls of one stack; more are cut.
@@ -30,7 +30,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
     let mut kinds = Kinds::default();
     let mut goroutines = Vec::new();
     for sample in &profile.sample {
-        let count = sample.value.get(counts).and_then(|count| u64::try_from(*count).ok()).unwrap_or(0);
+        let count = sample.value.get(counts).and_then(|count| u32::try_from(*count).ok()).map_or(0, u64::from);
         let lines = sample.location_id.iter().filter_map(|id| locations.get(id)).flat_map(|location| &location.line);
         let frames = lines.take(MAX_FRAMES).map(|line| {
             let function = functions.get(&line.function_id);
@@ -42,6 +42,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
             sample.label.iter().map(|label| (text(label.key).to_owned(), text(label.str).to_owned())).collect();
         let start_function = frames.last().map(|frame| frame.function.clone()).unwrap_or_default();
         let kind = kinds.intern(Kind { frames, labels, start_function, ..Kind::default() });
+        has_room(&kinds)?;
         goroutines.push(Member {
             count,
             goid: 0,
