@@ -75,7 +75,14 @@ fn main() -> Result<()> {
 /// A host on which things happen between `round`s.
 fn snapshot(round: u64) -> Snapshot {
     let processes = (1..=PROCESSES).map(|pid| process(pid, round).into()).collect();
-    Snapshot { time: SystemTime::now(), processes, refused: 0, losses: BTreeMap::new(), budget: None, not_looked_at: BTreeMap::new() }
+    Snapshot {
+        time: SystemTime::now(),
+        processes,
+        refused: 0,
+        losses: BTreeMap::new(),
+        budget: None,
+        not_looked_at: BTreeMap::new(),
+    }
 }
 
 fn process(pid: u32, round: u64) -> ProcessSnapshot {
