@@ -20,6 +20,7 @@ pub mod ledger;
 #[cfg(test)]
 mod order;
 pub mod plan;
+pub mod printable;
 pub mod program;
 pub mod runtime;
 pub mod saved;

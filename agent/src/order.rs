@@ -9,7 +9,8 @@ use std::{
 };
 
 /// Stages, the first of the way of the data first. `docs/architecture.md` shows the same order.
-const STAGES: [&str; 26] = [
+const STAGES: [&str; 27] = [
+    "printable",
     "address",
     "binary",
     "runtime",

@@ -8,6 +8,7 @@ use super::{
     bytes::{u8_at, u64_at, varint},
     elf::Image,
 };
+use crate::printable;
 
 const MAGIC: &[u8; 14] = b"\xff Go buildinf:";
 const ALIGN: usize = 16;
@@ -112,7 +113,7 @@ impl BuildInfo {
         let Some((version, next)) = string(image, strings, MAX_VERSION_BYTES)? else { return Ok(None) };
         let modules = string(image, next, MAX_MODULE_INFO_BYTES)?.map(|(modules, _)| modules).unwrap_or_default();
         let mut info = Self::parse(&modules);
-        info.go_version = String::from_utf8_lossy(&version).into_owned();
+        info.go_version = printable::name(&String::from_utf8_lossy(&version)).into_owned();
         Ok(Some(info))
     }
 
@@ -121,7 +122,7 @@ impl BuildInfo {
         let mut info = Self::default();
         let text = modules.get(SENTINEL_BYTES..modules.len().saturating_sub(SENTINEL_BYTES)).unwrap_or_default();
         let text = String::from_utf8_lossy(text);
-        let field = |text: &str| text.chars().take(MAX_FIELD_BYTES).collect::<String>();
+        let field = |text: &str| printable::name(&text.chars().take(MAX_FIELD_BYTES).collect::<String>()).into_owned();
         for line in text.lines() {
             let mut words = line.split('\t');
             match (words.next(), words.next()) {

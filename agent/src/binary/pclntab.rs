@@ -12,6 +12,7 @@ use super::{
     elf::Image,
     pc_values::PcValues,
 };
+use crate::printable;
 
 const MAGIC_1_18: u32 = 0xffff_fff0;
 const MAGIC_1_20: u32 = 0xffff_fff1;
@@ -100,7 +101,7 @@ pub(crate) fn cut_name(bytes: &[u8]) -> String {
     const TAIL_BYTES: usize = 1 << 10;
     const MARK: &str = "…";
     if bytes.len() <= MAX_NAME_BYTES {
-        return String::from_utf8_lossy(bytes).into_owned();
+        return printable::name(&String::from_utf8_lossy(bytes)).into_owned();
     }
     let head = bytes.get(..MAX_NAME_BYTES - TAIL_BYTES - MARK.len()).unwrap_or(bytes);
     // A letter cut in its middle would be replaced.
@@ -109,7 +110,7 @@ pub(crate) fn cut_name(bytes: &[u8]) -> String {
     let tail = bytes.get(bytes.len() - TAIL_BYTES..).unwrap_or_default();
     let inside = tail.iter().take(3).take_while(|&&byte| byte & 0xc0 == 0x80).count();
     let tail = tail.get(inside..).unwrap_or_default();
-    format!("{}{MARK}{}", String::from_utf8_lossy(head), String::from_utf8_lossy(tail))
+    printable::name(&format!("{}{MARK}{}", String::from_utf8_lossy(head), String::from_utf8_lossy(tail))).into_owned()
 }
 
 /// One `_func`, read and checked for size only.

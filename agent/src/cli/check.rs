@@ -11,6 +11,7 @@ use super::{
 use crate::{
     host::{HostError, Proc},
     kernel::{Capability, Kernel, Method, Sizes},
+    printable,
     program::{Binaries, Refusal, Target, find},
     views::check::{KernelReport, ProbeReport, Report, TargetReport},
     watch::WatchError,
@@ -34,7 +35,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let mut not_looked_at = BTreeMap::new();
     let targets = target_reports(&proc, &target, options, &mut not_looked_at)?;
     let report = Report::new(kernel, targets, not_looked_at);
-    let mut out = std::io::stdout().lock();
+    let mut out = printable::Lines::new(std::io::stdout().lock());
     if options.json {
         report.write_json(&mut out)?;
     } else {
@@ -114,7 +115,7 @@ fn target_report(
     }
     let mut report = TargetReport {
         pid,
-        exe: path.display().to_string(),
+        exe: printable::path(&path),
         library: None,
         go_version: None,
         watchable: false,

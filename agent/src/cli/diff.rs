@@ -21,6 +21,7 @@ use crate::{
     dump::GoProcesses,
     export,
     host::Proc,
+    printable,
     saved::{self, MAX_BYTES, Saved},
 };
 
@@ -70,7 +71,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         None => (None, &first),
     };
     match &options.output {
-        None => options.write(before, after, &mut BufWriter::new(io::stdout().lock()))?,
+        None => options.write(before, after, &mut printable::Lines::new(BufWriter::new(io::stdout().lock())))?,
         Some(path) => options.write(before, after, &mut BufWriter::new(File::create(path)?))?,
     }
     Ok(())

@@ -1,9 +1,7 @@
 //! `parkranger dump`: every goroutine of one process, in the forms Go people know.
 
 use std::{
-    fs::File,
     io::{self, BufWriter, Write},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,7 +14,8 @@ use crate::{
     census::{Census, CensusError, Detail},
     dump::{Dump, GoProcesses},
     export::{self, Selection},
-    host::Proc,
+    host::{Proc, new_file},
+    printable::Lines,
 };
 
 #[derive(Clone, Debug, Args)]
@@ -27,7 +26,7 @@ pub(super) struct Options {
     /// How it is written.
     #[arg(short, long, value_enum, default_value_t)]
     format: Format,
-    /// Write to this file, which only you can read, instead of standard output.
+    /// Write to this file, anew and only for you to read, instead of standard output, which is also -.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Only goroutines with this pprof label; may be given more than once, then all must be there.
@@ -110,9 +109,12 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if Proc::default().is_stopped(options.pid) {
         eprintln!("parkranger: process {} is stopped (SIGSTOP, or a debugger): nothing in it runs", options.pid);
     }
-    match &options.output {
-        None => write(&dump, options.format, &mut BufWriter::new(io::stdout().lock()))?,
-        Some(path) => write(&dump, options.format, &mut BufWriter::new(create(path)?))?,
+    match options.output.as_deref().filter(|path| *path != Path::new("-")) {
+        None if options.format == Format::Pprof => {
+            write(&dump, options.format, &mut BufWriter::new(io::stdout().lock()))?;
+        }
+        None => write(&dump, options.format, &mut Lines::new(BufWriter::new(io::stdout().lock())))?,
+        Some(path) => new_file::write(path, |file| write(&dump, options.format, &mut BufWriter::new(file)))?,
     }
     Ok(())
 }
@@ -149,17 +151,6 @@ fn tell_what_is_missing(census: &Census) {
     if missing.frame_pointers > 0 {
         tracing::debug!("{} stacks have frame pointers that lead elsewhere", missing.frame_pointers);
     }
-}
-
-/// A new file, or the old one emptied, that only its owner can read: stacks and labels may tell secrets.
-fn create(path: &Path) -> io::Result<File> {
-    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    // It may have been there already, with other rights.
-    let metadata = file.metadata()?;
-    if metadata.is_file() {
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    }
-    Ok(file)
 }
 
 fn write(dump: &Dump<'_>, format: Format, out: &mut impl Write) -> io::Result<()> {

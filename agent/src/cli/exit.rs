@@ -1,13 +1,13 @@
 //! Exit codes, and the one sentence on standard error that goes with each.
 
 use std::{
-    io,
+    io::{self, Write as _},
     process::{ExitCode, Termination},
 };
 
 use crate::{
-    census::CensusError, go_binary::GoBinaryError, host::HostError, program::binaries::Refusal, serve::ServeError,
-    watch::WatchError,
+    census::CensusError, go_binary::GoBinaryError, host::HostError, printable, program::binaries::Refusal,
+    serve::ServeError, watch::WatchError,
 };
 
 /// How a command ended.
@@ -73,7 +73,7 @@ pub(super) fn report(done: Result<Exit, Failure>) -> Exit {
         // Whoever read has seen enough.
         return Exit::Done;
     }
-    eprintln!("parkranger: {failure}");
+    let _ = writeln!(printable::Lines::new(io::stderr()), "parkranger: {failure}");
     let failure = match failure {
         Failure::Serve(ServeError::Watch(error)) => Failure::Watch(error),
         other => other,

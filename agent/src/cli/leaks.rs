@@ -23,6 +23,7 @@ use crate::{
     history::{History, Limits, population::Population},
     host::Proc,
     leaks::{self, Circumstances, Finding, Pattern},
+    printable,
 };
 
 /// Shortest time between two censuses.
@@ -108,7 +109,7 @@ pub(super) fn run(options: &Options) -> Result<Exit, Failure> {
         watched: watch.history.now().saturating_sub(watch.history.begun().unwrap_or_default()),
         stride: watch.history.stride(),
     };
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = printable::Lines::new(BufWriter::new(io::stdout().lock()));
     if options.json {
         export::findings::write_json(&watched, &findings, &mut out)?;
     } else {

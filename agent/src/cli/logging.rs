@@ -2,6 +2,8 @@
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
+use crate::printable::Lines;
+
 /// Starts logging at the level of `-v` (0 to 2), or by the filter in PARKRANGER_LOG. A command that is not `quiet` says
 /// what it does without being asked.
 pub(super) fn init(verbose: u8, quiet: bool) {
@@ -14,8 +16,8 @@ pub(super) fn init(verbose: u8, quiet: bool) {
         EnvFilter::builder().with_default_directive(level.into()).with_env_var("PARKRANGER_LOG").from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(|| Lines::new(std::io::stderr()))
+        .with_ansi(false)
         .with_target(false)
         .init();
 }

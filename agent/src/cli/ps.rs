@@ -13,6 +13,7 @@ use super::{exit::Failure, target::TargetOptions};
 use crate::{
     binary::Binary,
     host::{Environment, FileId, FileSource, HostError, Identity, Limits, Proc},
+    printable,
     program::{Binaries, Refusal, Target, find},
     runtime::{Allowance, Settings},
     views::ps::{Build, List, Row},
@@ -29,7 +30,7 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let list = Lister::new(Proc::default(), options).list(&options.target.target())?;
-    let mut out = std::io::stdout().lock();
+    let mut out = printable::Lines::new(std::io::stdout().lock());
     if options.json {
         list.write_json(&mut out)?;
     } else {
@@ -111,7 +112,7 @@ impl Lister {
             pid,
             start_time: identity.start_time,
             started: self.started(identity),
-            exe: exe.display().to_string(),
+            exe: printable::path(&exe),
             library,
             go_version: facts.go_version.as_ref().map(ToString::to_string),
             main_package: facts.main_package.clone(),

@@ -22,6 +22,7 @@ use crate::{
     governor::Fidelity,
     host::Proc,
     kernel::Sizes,
+    printable::Lines,
     snapshot::Snapshot,
     views::{Sort, TableOptions, json, table},
     watch::{Config, SCAN_EVERY, Watch},
@@ -196,7 +197,7 @@ impl Screen {
     fn show(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         if self.json {
-            json::write(out, &snapshot)?;
+            json::write(Lines::new(out), &snapshot)?;
             return Ok(());
         }
         let mut options = self.options;
@@ -210,7 +211,8 @@ impl Screen {
         } else {
             writeln!(out, "── {time}")?;
         }
-        out.write_all(table::render(&snapshot, self.before.as_ref(), options).as_bytes())?;
+        let text = table::render(&snapshot, self.before.as_ref(), options);
+        Lines::new(&mut out).write_all(text.as_bytes())?;
         out.flush()?;
         self.before = Some(snapshot);
         Ok(())
@@ -220,14 +222,14 @@ impl Screen {
     fn finish(mut self, snapshot: &Snapshot) -> Result<(), Failure> {
         self.leave();
         if self.json {
-            json::write(io::stdout().lock(), snapshot)?;
+            json::write(Lines::new(io::stdout().lock()), snapshot)?;
         } else {
-            let mut out = io::stdout().lock();
+            let out = io::stdout().lock();
             if let Ok(size) = rustix::termios::tcgetwinsize(&out) {
                 self.options.width = columns(size.ws_col);
             }
             let text = table::render(snapshot, self.before.as_ref(), self.options);
-            out.write_all(text.as_bytes())?;
+            Lines::new(out).write_all(text.as_bytes())?;
         }
         Ok(())
     }

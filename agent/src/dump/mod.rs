@@ -20,6 +20,7 @@ use crate::{
     census::{Census, CensusError, Detail, Runtime},
     go_binary::{GoBinaries, GoBinary},
     host::{FileSource, HostError, Identity, Proc, ProcessMemory, Threads},
+    printable,
     runtime::WaitReasons,
 };
 pub use contents::{Dump, ProcessFacts, state};
@@ -55,7 +56,7 @@ impl GoProcesses {
     pub fn subject(&self, pid: u32) -> Result<GoProcess, CensusError> {
         let proc = &self.proc;
         let identity = proc.identity(pid)?;
-        let exe = proc.executable_path(pid)?.display().to_string();
+        let exe = printable::path(&proc.executable_path(pid)?);
         let (go, bias, file) = self.runtime(pid, &exe)?;
         let binary = &go.binary;
         let build_id = binary.gnu_build_id().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());

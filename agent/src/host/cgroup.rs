@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{HostError, Proc};
+use crate::printable;
 
 const MAX_CGROUP_BYTES: u64 = 64 << 10;
 const MAX_LIMIT_BYTES: u64 = 256;
@@ -105,7 +106,7 @@ impl Cgroup {
     #[must_use]
     pub fn unit(&self) -> Option<String> {
         let unit = self.parts().rev().find(|part| part.ends_with(".service") || part.ends_with(".scope"))?;
-        Some(unit.chars().filter(|c| !c.is_control()).take(MAX_NAME_CHARACTERS).collect())
+        Some(printable::name(&unit.chars().take(MAX_NAME_CHARACTERS).collect::<String>()).into_owned())
     }
 
     /// The names of all groups, outermost first.

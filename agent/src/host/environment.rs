@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{HostError, Proc};
+use crate::printable;
 
 const MAX_ENVIRONMENT_BYTES: u64 = 1 << 20;
 const MAX_VALUE_CHARACTERS: usize = 512;
@@ -42,9 +43,7 @@ impl Environment {
             let known = NAMES.into_iter().find(|known| known.as_bytes() == name);
             if let Some(known) = known {
                 let value = String::from_utf8_lossy(value.get(1..).unwrap_or_default());
-                // Goes to terminals.
-                let shown = value.chars().take(MAX_VALUE_CHARACTERS);
-                let shown = shown.map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
+                let shown = printable::name(&value).chars().take(MAX_VALUE_CHARACTERS).collect();
                 variables.entry(known).or_insert(shown);
             }
         }

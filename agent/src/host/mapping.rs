@@ -4,6 +4,7 @@ use std::{fs::File, io, sync::Arc};
 
 use super::{HostError, Proc, process::host_error};
 use crate::address::{FileOffset, RuntimeAddr};
+use crate::printable;
 
 /// Mappings of one process that are kept; the kernel's own limit is 65,530 by default.
 const MAX_MAPPINGS: usize = 65_536;
@@ -70,7 +71,7 @@ fn parse(line: &str) -> Option<Mapping> {
     let offset = fields.next()?;
     let device = fields.next()?;
     let inode = fields.next()?.parse().ok()?;
-    let path = fields.next()?.trim_start();
+    let path = printable::name(fields.next()?.trim_start());
     if !executable || inode == 0 || !path.starts_with('/') {
         return None;
     }
@@ -80,7 +81,7 @@ fn parse(line: &str) -> Option<Mapping> {
         end: RuntimeAddr(number(end)?),
         offset: FileOffset(number(offset)?),
         file: MappedFile { device: device.to_owned(), inode },
-        path: path.to_owned(),
+        path: path.into_owned(),
     })
 }
 

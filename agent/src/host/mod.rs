@@ -10,6 +10,7 @@
 //! - `threads`: what its threads do right now,
 //! - [`cgroup`]: its container or unit, and its limits,
 //! - `owner`: its name and its user,
+//! - [`new_file`]: files of ours, written where others may write, too,
 //! - [`environment`]: what its Go runtime was told at the start.
 //!
 //! The root of /proc is a parameter, so that tests give a folder.
@@ -23,6 +24,7 @@ pub mod environment;
 pub mod file;
 pub mod mapping;
 pub mod memory;
+pub mod new_file;
 mod owner;
 pub mod process;
 mod threads;

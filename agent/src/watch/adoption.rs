@@ -21,6 +21,7 @@ use crate::{
     governor::Fidelity,
     host::{FileId, Identity, monotonic_ns},
     kernel::{Attach, Count, Counters},
+    printable,
 };
 
 impl<K: Attach + Count, H: Host + Look> Shared<K, H> {
@@ -84,7 +85,12 @@ impl<K: Attach + Count, H: Host + Look> Shared<K, H> {
             match self.kernel.list(process)? {
                 Some(id) => self.enter(id, watched)?,
                 None => {
-                    warn!("process {} ({}) is not watched: {}", identity.pid, found.exe.display(), Refusal::TooMany);
+                    warn!(
+                        "process {} ({}) is not watched: {}",
+                        identity.pid,
+                        printable::path(&found.exe),
+                        Refusal::TooMany
+                    );
                     self.host.refuse(*identity, found.exe.clone(), Refusal::TooMany);
                 }
             }
@@ -95,7 +101,7 @@ impl<K: Attach + Count, H: Host + Look> Shared<K, H> {
         let adopt = !matches!(self.host.target(), Target::Pids(_));
         let name = processes.first().map_or_else(String::new, |(_, found)| match found.library_path() {
             Some(library) => library.to_owned(),
-            None => found.exe.display().to_string(),
+            None => printable::path(&found.exe),
         });
         let mut probes = Probes::new(set, name, adopt);
         let fidelity = fidelity_control.governor.fidelity(file);

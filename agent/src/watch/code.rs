@@ -21,6 +21,7 @@ use crate::{
         breakpoint::{self, is_breakpoint},
     },
     ledger::{Counted, Recording},
+    printable,
 };
 
 /// Time that a process may keep its memory from being read: it can for ever.
@@ -106,7 +107,7 @@ impl<K: Attach + Count, H: Host> Shared<K, H> {
     /// is to decide that: then nothing else of this look is to be used.
     pub(super) fn heed_breakpoints(&mut self, id: ProcessId, missing: u64) -> Result<bool, WatchError> {
         let Some(process) = self.processes.get_mut(&id) else { return Ok(false) };
-        let (pid, exe) = (id.tgid(), process.exe.display());
+        let (pid, exe) = (id.tgid(), printable::path(&process.exe));
         let recording = match (process.code, missing) {
             (Code::Probed, 0) | (Code::Unprobed, 1..) => return Ok(false),
             (Code::Doubted, 0) => {

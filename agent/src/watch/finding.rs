@@ -21,6 +21,7 @@ use crate::{
     host::{FileId, HostError, Identity, Proc, cpu_time_ns, monotonic_ns, process::ThreadTime, ticks_since_boot},
     kernel::{Attach, Count},
     ledger::Recording,
+    printable,
     program::find::{self, Age},
     runtime::scheduler::GoidStock,
 };
@@ -136,7 +137,7 @@ impl Finder {
             }
             Err(why) => {
                 if !matches!(why, Refusal::NotGo) {
-                    info!("process {} ({}) cannot be watched: {why}", identity.pid, exe.display());
+                    info!("process {} ({}) cannot be watched: {why}", identity.pid, printable::path(&exe));
                 }
                 self.refuse(identity, exe, why);
                 Ok(None)
@@ -161,7 +162,7 @@ impl Finder {
                 "{} Go process{} found, none of them can be watched; the first, {}: {}",
                 go.len(),
                 if go.len() == 1 { "" } else { "es" },
-                first.exe.display(),
+                printable::path(&first.exe),
                 first.why
             ),
             None => format!("no Go process {} was found", self.target.describe()),

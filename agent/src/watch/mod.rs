@@ -69,6 +69,7 @@ use crate::{
         Capability, Kernel, KernelError, Method, Records, Sizes,
         calibrate::{Calibration, OwnProbes},
     },
+    printable,
     program::{Binaries, Found, ProbeSet, Refusal, Target, Watchable},
     snapshot::{ProcessSnapshot, Snapshot},
 };
@@ -240,7 +241,7 @@ impl Watch {
         let identity = self.shared.host.proc.identity(pid)?;
         match self.shared.host.refused.get(&identity) {
             Some(refused) => {
-                Err(WatchError::Refused { pid, exe: refused.exe.display().to_string(), why: refused.why.clone() })
+                Err(WatchError::Refused { pid, exe: printable::path(&refused.exe), why: refused.why.clone() })
             }
             // It was there, and could not be looked at, and is there: a race with exec. Say what there is to say.
             None => Err(WatchError::Host(HostError::NoExecutable { pid })),

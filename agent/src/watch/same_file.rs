@@ -21,6 +21,7 @@ use super::{
 use crate::{
     host::{FileId, Identity},
     kernel::{Attach, Count},
+    printable,
 };
 
 type Processes = Vec<(Identity, Found)>;
@@ -64,7 +65,7 @@ impl<K: Attach + Count> Shared<K, Finder> {
 
     fn refuse_found(&mut self, processes: Processes, why: &Refusal) {
         for (identity, found) in processes {
-            info!("process {} ({}) cannot be watched: {why}", identity.pid, found.exe.display());
+            info!("process {} ({}) cannot be watched: {why}", identity.pid, printable::path(&found.exe));
             self.host.refused.insert(identity, Refused::new(found.exe, why.clone()));
         }
     }

@@ -19,6 +19,7 @@ use crate::{
     address::RuntimeAddr,
     host::Proc,
     ledger::{Ledger, ProcessLedger, Site, Tally},
+    printable,
     program::binaries::SiteNames,
     runtime::{LayoutSource, is_system_goroutine},
     snapshot::{
@@ -120,7 +121,7 @@ impl Sources<'_> {
             id,
             pid: process.identity.pid,
             start_time: process.identity.start_time,
-            exe: process.exe.display().to_string(),
+            exe: printable::path(&process.exe),
             library: process.library.clone(),
             go_version: binary.go.binary.go_version().to_string(),
             layout: binary.go.layout.source.to_string(),

@@ -10,6 +10,7 @@ use gimli::{Abbreviations, AttributeValue, Dwarf, Section, UnitOffset};
 use super::sections::Sections;
 use crate::binary::debug_info::{Entry, Slice, Units, check_entry, too_much};
 use crate::binary::pclntab::cut_name;
+use crate::printable;
 use crate::symbols::{Frame, SymbolError, gopclntab::MAX_INLINE_DEPTH};
 
 const MAX_ORIGINS: u32 = 8;
@@ -311,7 +312,7 @@ impl<'a> Names<'_, 'a> {
 
 fn text(bytes: Slice<'_>, limit: usize) -> String {
     let bytes = bytes.slice();
-    String::from_utf8_lossy(bytes.get(..limit).unwrap_or(bytes)).into_owned()
+    printable::name(&String::from_utf8_lossy(bytes.get(..limit).unwrap_or(bytes))).into_owned()
 }
 
 /// A file of the unit's line table: its name behind its directory.
