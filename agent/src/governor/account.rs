@@ -1,4 +1,4 @@
-//! What one process used and what watching it cost.
+//! CPU time and cost of one process.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use crate::{host::FileId, kernel::HitCosts, ledger::Seen};
 pub struct Hits {
     /// Goroutines created.
     pub births: u64,
-    /// Parks that were counted, in windows too.
+    /// Parks that were counted, in slices too.
     pub parks: u64,
     /// Goroutines ended.
     pub exits: u64,
@@ -28,7 +28,7 @@ pub struct Hits {
 pub struct Reading {
     /// Which.
     pub process: ProcessId,
-    /// Whose probes it runs into.
+    /// Binary whose probes it runs into.
     pub binary: FileId,
     /// CPU time of all its threads since it began, the cost of hits included, in ns.
     pub cpu_ns: u64,
@@ -36,12 +36,12 @@ pub struct Reading {
     pub hits: Hits,
 }
 
-/// Credit is so much time of the present allowance, at most; from one window to the next where that is longer.
+/// Credit is so much time of the present allowance, at most; from one slice to the next where that is longer.
 const CREDIT: Duration = Duration::from_secs(2);
 /// Rates are averages that forget the past with this time constant.
 const MEMORY: Duration = Duration::from_secs(2);
-/// So many windows decide: the dearest of them.
-const WINDOWS: usize = 3;
+/// So many slices decide: the dearest of them.
+const SLICES: usize = 3;
 /// Part of the CPU time a process uses that counts as its own at least, however dear counting seems: one that counting
 /// slows down would use the rest itself.
 const LEAST_OWN: f64 = 0.2;
@@ -69,16 +69,16 @@ pub struct Account {
     last_rates: Rates,
     last_cpu: f64,
     last_cost: f64,
-    /// Whether the averages and the credit are of what is recorded now: the first reading after a step makes them so.
+    /// True where the averages and the credit are of the present fidelity: the first reading after a step makes them so.
     known: bool,
-    /// What the last windows since the last step saw.
-    windows: VecDeque<Seen>,
-    /// Time from one window to the next, where there are some.
+    /// Events in the last slices since the last step.
+    slices: VecDeque<Seen>,
+    /// Time from one slice to the next, where there are some.
     every: Duration,
 }
 
 impl Account {
-    /// Takes a reading, made at `now` while `fidelity` was recorded, with a window so often.
+    /// Takes a reading, made at `now` while `fidelity` was recorded, with a slice so often.
     pub(super) fn take(
         &mut self,
         reading: &Reading,
@@ -126,7 +126,7 @@ impl Account {
             average(&mut self.rates.parks, counted.parks);
             self.last_rates.parks = counted.parks;
         }
-        self.reckon_windows(fidelity);
+        self.reckon_slices(fidelity);
         if first {
             self.renew_credit();
         }
@@ -134,29 +134,29 @@ impl Account {
         self.credit_ns = (self.credit_ns + earned - cost * seconds).min(self.most_credit());
     }
 
-    /// Takes what a window saw while `fidelity` was recorded.
+    /// Takes what a slice saw while `fidelity` was recorded.
     pub(super) fn sampled(&mut self, seen: &Seen, fidelity: Fidelity) {
         if seen.length.is_zero() {
             return;
         }
-        if self.windows.len() >= WINDOWS {
-            self.windows.pop_front();
+        if self.slices.len() >= SLICES {
+            self.slices.pop_front();
         }
-        self.windows.push_back(*seen);
-        self.reckon_windows(fidelity);
+        self.slices.push_back(*seen);
+        self.reckon_slices(fidelity);
     }
 
-    /// Rates by what the last windows saw, the dearest of them, for the CPU time the process uses by now: one that has become
+    /// Rates by what the last slices saw, the dearest of them, for the CPU time the process uses by now: one that has become
     /// idle since is not held to what it did when it was busy.
-    fn reckon_windows(&mut self, fidelity: Fidelity) {
-        if self.windows.is_empty() {
+    fn reckon_slices(&mut self, fidelity: Fidelity) {
+        if self.slices.is_empty() {
             return;
         }
         const SECOND: Duration = Duration::from_secs(1);
         let own_ns = own_part(self.cpu, self.cost).max(own_part(self.last_cpu, self.last_cost));
         let most = |events: fn(&Seen) -> u64| {
             let rate = |seen: &Seen| events(seen) as f64 * seen.stands_for(own_ns, SECOND);
-            self.windows.iter().map(rate).fold(0.0, f64::max)
+            self.slices.iter().map(rate).fold(0.0, f64::max)
         };
         let rates =
             Rates { births: most(|seen| seen.births), parks: most(|seen| seen.parks), exits: most(|seen| seen.exits) };
@@ -175,7 +175,7 @@ impl Account {
         self.known && self.credit_ns < 0.0
     }
 
-    /// How long `part` of the allowance takes to pay for what was spent beyond the credit. A process that has only just
+    /// Time that `part` of the allowance takes to pay for what was spent beyond the credit. A process that has only just
     /// become busy is supposed to stay so.
     pub(super) fn time_to_pay(&self, part: f64) -> Duration {
         let lately = self.allowance_of(self.last_cpu, self.last_cost);
@@ -185,7 +185,7 @@ impl Account {
 
     /// The binary went to `fidelity`: what was measured before says little of what is recorded only now.
     pub(super) fn stepped(&mut self, fidelity: Fidelity) {
-        self.windows.clear();
+        self.slices.clear();
         if fidelity <= Fidelity::Lifecycle {
             self.last_rates.parks = 0.0;
         }
@@ -200,7 +200,7 @@ impl Account {
         CREDIT.max(self.every).as_secs_f64() * self.allowance()
     }
 
-    /// What watching costs, as a share of the CPU time without it. `None` before the second reading.
+    /// Cost of watching, as a share of the CPU time without it. `None` before the second reading.
     pub(super) fn cost(&self) -> Option<f64> {
         (self.last.is_some() && self.cpu > 0.0).then(|| self.cost / own_cpu(self.cpu, self.cost))
     }
@@ -210,7 +210,7 @@ impl Account {
         (self.last_cpu > 0.0).then(|| self.last_cost / own_cpu(self.last_cpu, self.last_cost))
     }
 
-    /// What counting every event is predicted to cost, as a share of the CPU time without it. `None` before events were seen.
+    /// Predicted cost of counting every event, as a share of the CPU time without it. `None` before events were seen.
     pub(super) fn cost_of_all(&self, costs: HitCosts) -> Option<f64> {
         let all = costs.of(self.rates.births, self.rates.parks, self.rates.exits);
         (self.known && all > 0.0).then(|| all / own_cpu(self.cpu, self.cost))
@@ -240,7 +240,7 @@ impl Account {
         if all > 0.0 { allowance * part / all } else { 1.0 }
     }
 
-    /// Whether births and exits can all be counted.
+    /// True where births and exits can all be counted.
     pub(super) fn affords_lifecycle(&self, costs: HitCosts) -> bool {
         let (allowance, lifecycle) = self.now(costs);
         lifecycle <= allowance
@@ -254,15 +254,15 @@ impl Account {
         if parks > 0.0 { left / parks } else { 1.0 }
     }
 
-    /// Whether the next step up from `from` is predicted to need no more than this `part` of the allowance, as far as rates are known.
+    /// True where the next step up from `from` is predicted to need no more than this `part` of the allowance, as far as rates are known.
     pub(super) fn may_rise(&self, from: Fidelity, costs: HitCosts, part: f64) -> bool {
         let (allowance, lifecycle) = self.now(costs);
         let parks = self.rates.parks.max(self.last_rates.parks) * costs.park_ns;
         match from {
             // Nothing is counted in a census: only trying tells.
             Fidelity::Census => true,
-            Fidelity::Sparse => self.windows.len() >= WINDOWS && lifecycle <= part * allowance,
-            Fidelity::Sampled => self.windows.len() >= WINDOWS && lifecycle + parks <= part * allowance,
+            Fidelity::Sparse => self.slices.len() >= SLICES && lifecycle <= part * allowance,
+            Fidelity::Sampled => self.slices.len() >= SLICES && lifecycle + parks <= part * allowance,
             Fidelity::Lifecycle | Fidelity::Full | Fidelity::Story => lifecycle <= part * allowance,
         }
     }

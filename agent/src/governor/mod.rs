@@ -29,17 +29,17 @@ pub use account::{Account, Hits, Reading};
 
 use crate::{host::FileId, kernel::HitCosts, ledger::Seen};
 
-/// How much is recorded of a process.
+/// Amount that is recorded of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fidelity {
     /// No probes: live goroutines from censuses alone.
     Census,
-    /// The same, and births, exits and parks in short windows, scaled up.
+    /// The same, and births, exits and parks in short slices, scaled up.
     Sparse,
     /// Births and exits.
     Lifecycle,
-    /// Births and exits, and parks in short windows, scaled up.
+    /// Births and exits, and parks in short slices, scaled up.
     Sampled,
     /// Births, exits and every park.
     Full,
@@ -61,7 +61,7 @@ impl Fidelity {
         }
     }
 
-    /// Whether something is counted in windows.
+    /// True where something is counted in slices of time.
     #[must_use]
     pub const fn is_sampled(self) -> bool {
         matches!(self, Self::Sparse | Self::Sampled)
@@ -74,7 +74,7 @@ impl fmt::Display for Fidelity {
     }
 }
 
-/// What watching may cost: a share of the CPU time that a process would use unwatched, and never less than the floor, so that
+/// Budget of a process: a share of the CPU time that a process would use unwatched, and never less than the floor, so that
 /// services under light load are counted in full.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Budget {
@@ -97,7 +97,7 @@ impl Budget {
         self.share
     }
 
-    /// What may be spent whatever the process uses, as a share of one core.
+    /// Part that may be spent whatever the process uses, as a share of one core.
     #[must_use]
     pub fn floor(self) -> f64 {
         self.floor
@@ -131,9 +131,9 @@ impl FromStr for Budget {
 
 /// A process counts as using at least so much of one CPU: what an idle one costs is nothing to anybody.
 const LEAST_CPU: f64 = 0.01;
-/// Length of a window in which events are sampled.
+/// Length of a slice in which events are sampled.
 pub const SLICE: Duration = Duration::from_millis(20);
-/// The rarest and the most frequent windows: beyond them it is not worth it, and attaching costs more than counting.
+/// The rarest and the most frequent slices: beyond them it is not worth it, and attaching costs more than counting.
 const RAREST: Duration = Duration::from_secs(30);
 const MOST_FREQUENT: Duration = Duration::from_millis(250);
 /// Part of what is left of the allowance that samples are to need: events come in bursts.
@@ -153,23 +153,23 @@ const LASTING: Duration = Duration::from_secs(10);
 pub struct Step {
     /// All of its processes.
     pub binary: FileId,
-    /// What was recorded.
+    /// Fidelity before.
     pub from: Fidelity,
-    /// What is from now on.
+    /// Fidelity from now on.
     pub to: Fidelity,
-    /// Who decided it; `None` for the user.
+    /// Process that decided it; `None` for the user.
     pub because_of: Option<ProcessId>,
-    /// What watching that process cost when it was decided, as a share of its CPU time.
+    /// Cost of watching that process when it was decided, as a share of its CPU time.
     pub cost: f64,
 }
 
-/// What is recorded of a binary's processes.
+/// Fidelity of a binary's processes.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     fidelity: Fidelity,
-    /// Share of the time that windows are open, if there are some.
+    /// Share of the time that slices are open, if there are some.
     share: f64,
-    /// When it stepped last, and whether that was up; a new one came up from nothing.
+    /// Time and direction of the last step; a new one came up from nothing.
     since: Instant,
     up: bool,
     hold: Duration,
@@ -181,13 +181,13 @@ struct Level {
 /// Fidelity of a process, and what that costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FidelityReport {
-    /// What is recorded.
+    /// Present fidelity.
     pub fidelity: Fidelity,
-    /// What that costs the process, as a share of its CPU time, over the last seconds; `None` before it is known.
+    /// Cost of that for the process, as a share of its CPU time, over the last seconds; `None` before it is known.
     pub cost: Option<f64>,
-    /// What counting everything is predicted to cost it, in the same way; `None` before events were seen.
+    /// Predicted cost of counting everything, in the same way; `None` before events were seen.
     pub cost_of_all: Option<f64>,
-    /// How often the fidelity of its binary changed.
+    /// Number of times that the fidelity of its binary changed.
     pub steps: u64,
 }
 
@@ -227,44 +227,44 @@ impl Governor {
         self.budget = budget;
     }
 
-    /// What one hit costs here, once that was measured.
+    /// Takes the measured cost of one hit.
     pub fn calibrated(&mut self, costs: HitCosts) {
         self.costs = costs;
     }
 
-    /// What one hit costs here.
+    /// Cost of one hit.
     #[must_use]
     pub fn costs(&self) -> HitCosts {
         self.costs
     }
 
-    /// What is recorded of a binary.
+    /// Fidelity of a binary.
     #[must_use]
     pub fn fidelity(&self, binary: FileId) -> Fidelity {
         self.levels.get(&binary).map_or(self.first, |level| level.fidelity)
     }
 
-    /// Time from one window to the next, if the binary has some.
+    /// Time from one slice to the next, if the binary has some.
     #[must_use]
     pub fn slice_every(&self, binary: FileId) -> Option<Duration> {
         let level = self.levels.get(&binary).filter(|level| level.fidelity.is_sampled())?;
         Some(SLICE.div_f64(level.share.max(least_share())).clamp(MOST_FREQUENT, RAREST))
     }
 
-    /// Whether a step up, or a new binary, is so fresh that its cost should be looked at soon.
+    /// True where a step up, or a new binary, is so fresh that its cost should be looked at soon.
     #[must_use]
     pub fn is_on_trial(&self, now: Instant) -> bool {
         const TRIAL: Duration = Duration::from_millis(300);
         self.levels.values().any(|level| level.up && now.saturating_duration_since(level.since) < TRIAL)
     }
 
-    /// Whether some binary may be due for a step up: then idle processes matter, too.
+    /// True where some binary may be due for a step up: then idle processes matter, too.
     #[must_use]
     pub fn may_rise(&self) -> bool {
         self.levels.values().any(|level| level.fidelity < self.first && !level.pinned)
     }
 
-    /// What there is to say of a process.
+    /// Fidelity of a process, and its cost.
     #[must_use]
     pub fn report(&self, process: ProcessId, binary: FileId) -> FidelityReport {
         FidelityReport {
@@ -285,7 +285,7 @@ impl Governor {
         self.levels.remove(&binary);
     }
 
-    /// What the user has chosen for a binary; `None` where the budget decides.
+    /// Fidelity the user has chosen for a binary; `None` where the budget decides.
     pub fn pinned(&mut self, binary: FileId, now: Instant) -> Option<Fidelity> {
         let level = self.level(binary, now);
         level.pinned.then_some(level.fidelity)
@@ -303,7 +303,7 @@ impl Governor {
         self.go(binary, to, most_share(), now).then_some(Step { binary, from, to, because_of: None, cost: 0.0 })
     }
 
-    /// Takes what a window saw of a process.
+    /// Takes what a slice saw of a process.
     pub fn sampled(&mut self, process: ProcessId, binary: FileId, seen: &Seen) {
         let fidelity = self.fidelity(binary);
         if let Some(account) = self.accounts.get_mut(&process) {
@@ -382,10 +382,10 @@ impl Governor {
         Some(Step { binary, from, to: next, because_of, cost })
     }
 
-    /// The most that a process's rates allow that is less than now, with the share of the time to open windows in.
+    /// The most that a process's rates allow that is less than now, with the share of the time to open slices in.
     fn fits(&self, account: &Account, level: &Level) -> (Fidelity, f64) {
         let rarest = level.share <= least_share();
-        // While everything is counted it is not known well what a window would cost: the rarest are tried before none.
+        // While everything is counted it is not known well what a slice would cost: the rarest are tried before none.
         let at_most = |share: f64, most: f64| share.min(most).max(least_share());
         if level.fidelity >= Fidelity::Lifecycle && account.affords_lifecycle(self.costs) {
             let share = account.share(self.costs, SLICED_PART);

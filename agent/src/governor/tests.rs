@@ -27,7 +27,7 @@ struct World {
     governor: Governor,
     now: Instant,
     processes: Vec<(Reading, Program)>,
-    window_at: BTreeMap<FileId, Instant>,
+    slice_at: BTreeMap<FileId, Instant>,
     /// Cost in ns by process since the beginning.
     spent: Vec<f64>,
     steps: Vec<(Duration, Step)>,
@@ -55,7 +55,7 @@ impl World {
             .map(|(number, (binary, program))| (reading(number, *binary), *program))
             .collect();
         let spent = vec![0.0; processes.len()];
-        Self { governor, now, processes, window_at: BTreeMap::new(), spent, steps: Vec::new(), began: now }
+        Self { governor, now, processes, slice_at: BTreeMap::new(), spent, steps: Vec::new(), began: now }
     }
 
     fn run(&mut self, time: Duration) {
@@ -68,14 +68,14 @@ impl World {
             let mut sampled: BTreeMap<FileId, f64> = BTreeMap::new();
             for (reading, _) in &self.processes {
                 if let Some(every) = self.governor.slice_every(reading.binary) {
-                    let due = self.window_at.entry(reading.binary).or_insert(self.now);
+                    let due = self.slice_at.entry(reading.binary).or_insert(self.now);
                     *due = (*due).min(self.now + every);
                     if *due <= self.now {
                         *due = self.now + every;
                         sampled.insert(reading.binary, SLICE.as_secs_f64());
                     }
                 } else {
-                    self.window_at.remove(&reading.binary);
+                    self.slice_at.remove(&reading.binary);
                 }
             }
             for ((reading, program), spent) in self.processes.iter_mut().zip(&mut self.spent) {

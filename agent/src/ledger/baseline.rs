@@ -1,4 +1,4 @@
-//! What was there before the attach, and the proof that the ledger is right.
+//! Goroutines from before the attach, and the proof that the ledger is right.
 //!
 //! An audit says how many goroutines each site has at its end. The first one gives the baseline: what the births and
 //! exits counted until then do not explain. Each further one is an audit: what it finds must be what the ledger says. If
@@ -17,15 +17,15 @@ use super::{ProcessLedger, Site};
 pub struct Baseline {
     /// Goroutines per site that no counted birth explains.
     sites: BTreeMap<Site, i64>,
-    /// What a single audit found; another one has to confirm it.
+    /// Result of a single audit; another one has to confirm it.
     candidate: Option<BTreeMap<Site, i64>>,
-    /// Whether `sites` are those of now.
+    /// True while `sites` are those of now.
     known: bool,
-    /// What was found of audits so far.
+    /// Results of the audits so far.
     pub audits: Audits,
 }
 
-/// What came of an audit.
+/// Outcome of an audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is believed; the ledger was wrong by so many goroutines.
@@ -37,7 +37,7 @@ pub enum Verdict {
     Unconfirmed,
 }
 
-/// What audits found.
+/// Results of audits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Audits {
     /// Audits that were settled. The first one made the baseline.
@@ -49,7 +49,7 @@ pub struct Audits {
 }
 
 impl Baseline {
-    /// Whether there was a settled audit, and everything was counted since.
+    /// True where there was a settled audit, and everything was counted since.
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.known

@@ -1,5 +1,4 @@
-//! What is known of a process where not everything was counted: estimates from samples, and for how long what was not
-//! counted at all.
+//! Estimates of a process of which not everything was counted, from samples, and the times in which nothing was counted.
 //!
 //! Parks, or births and exits too, are sampled in cycles. Each begins with a slice in which they are counted; what the
 //! slice saw stands for the whole cycle, to the beginning of the next one:
@@ -25,7 +24,7 @@ use std::{
 use super::{ProcessLedger, Site};
 use crate::kernel::HitCosts;
 
-/// What is counted at a site.
+/// Kind of an event at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum What {
     /// A goroutine was created.
@@ -39,7 +38,7 @@ pub enum What {
 /// Counts of one process, as the kernel made them.
 pub type Counts = HashMap<(Site, What), u64>;
 
-/// What a slice saw of a process.
+/// Events of a process in one slice.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seen {
     /// Goroutines created.
@@ -48,7 +47,7 @@ pub struct Seen {
     pub parks: u64,
     /// Goroutines ended.
     pub exits: u64,
-    /// How long the slice was.
+    /// Length of the slice.
     pub length: Duration,
     /// CPU time the process used in it, in ns.
     pub used_ns: u64,
@@ -57,7 +56,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// What one event that was seen stands for if the process uses `own_ns` of CPU time during `time`, counting excepted.
+    /// Number of events that one seen event stands for if the process uses `own_ns` of CPU time during `time`, counting excepted.
     #[must_use]
     pub fn stands_for(&self, own_ns: f64, time: Duration) -> f64 {
         let by_time = time.as_secs_f64() / self.length.as_secs_f64();
@@ -78,7 +77,7 @@ pub enum Counted {
     None,
 }
 
-/// What is counted of a process.
+/// Events of a process that are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recording {
     /// Births and exits.
@@ -92,12 +91,12 @@ impl Recording {
     pub const NOTHING: Self = Self { lives: Counted::None, parks: Counted::None };
 }
 
-/// What is missing from a ledger because it was not recorded.
+/// Events missing from a ledger because they were not recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Missing {
     /// Time in which births and exits were not even sampled: the counts are lower bounds.
     pub lives_for: Duration,
-    /// Whether births and exits were sampled, at least for a while.
+    /// True where births and exits were sampled, at least for a while.
     pub lives_sampled: bool,
     /// Time in which parks were not even sampled: the counts are lower bounds.
     pub parks_for: Duration,
@@ -106,19 +105,19 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// Whether every number is exact.
+    /// True where every number is exact.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         self.has_all_lives() && self.has_all_parks()
     }
 
-    /// Whether births and exits are complete, and not estimated.
+    /// True where births and exits are complete, and not estimated.
     #[must_use]
     pub fn has_all_lives(&self) -> bool {
         self.lives_for.is_zero() && !self.lives_sampled
     }
 
-    /// Whether parks are complete, and not estimated.
+    /// True where parks are complete, and not estimated.
     #[must_use]
     pub fn has_all_parks(&self) -> bool {
         self.parks_for.is_zero() && self.slice_share.is_none()
@@ -162,7 +161,7 @@ struct Slice {
     seen: Counts,
     /// CPU time of the process when it ended, in ns.
     cpu_ns: u64,
-    /// How many times as much as in the slice was done since, as far as the process's CPU time was read.
+    /// Work since the slice as a multiple of that in it, as far as the process's CPU time was read.
     times: f64,
 }
 
@@ -176,7 +175,7 @@ const LEAST_OWN_PART: f64 = 0.25;
 const MOST_UNUSUAL: f64 = 4.0;
 
 impl Cycle {
-    /// What is to be added to a count for its estimate.
+    /// Number to be added to a count for its estimate.
     fn excess(&self, key: &(Site, What), count: u64) -> f64 {
         let Some(slice) = &self.slice else { return 0.0 };
         let began = self.at_begin.get(key).copied().unwrap_or_default();
@@ -199,7 +198,7 @@ impl Cycle {
 #[derive(Clone, Debug, Default)]
 pub struct Estimate {
     recording: Recording,
-    /// What finished cycles add to counts.
+    /// Numbers that finished cycles add to counts.
     excess: HashMap<(Site, What), f64>,
     cycle: Option<Cycle>,
     /// Time in finished cycles, and in their slices.
@@ -280,7 +279,7 @@ impl Estimate {
         }
     }
 
-    /// What is missing at `now`.
+    /// Events missing at `now`.
     #[must_use]
     pub fn missing(&self, now: Instant) -> Missing {
         let (mut sampled, mut in_slices) = (self.sampled, self.in_slices);
@@ -309,7 +308,7 @@ impl Estimate {
         }
     }
 
-    /// What is counted now.
+    /// Events that are counted now.
     pub(super) fn recording(&self) -> Recording {
         self.recording
     }

@@ -53,7 +53,7 @@ impl From<Origin> for Site {
     }
 }
 
-/// What happened at a site since attach.
+/// Events of a site since the attach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Goroutines created.
@@ -64,7 +64,7 @@ pub struct Tally {
     pub waits: BTreeMap<u8, u64>,
     /// Goroutines that were there before, as far as is known.
     pub baseline: i64,
-    /// How long its goroutines waited and lived, in a story.
+    /// Waits and lifetimes of its goroutines, in a story.
     pub times: Option<Box<SiteTimes>>,
 }
 
@@ -97,13 +97,13 @@ pub struct ProcessLedger {
     pub sites: BTreeMap<Site, Tally>,
     /// Events that no site is known for, and losses.
     pub unattributed: Unattributed,
-    /// Whether the goroutines from before the attach are in it.
+    /// True where the goroutines from before the attach are in it.
     pub baseline: bool,
-    /// What windows found.
+    /// Results of the audits.
     pub audits: Audits,
-    /// What was not recorded.
+    /// Events that were not recorded.
     pub missing: Missing,
-    /// When a census split the live goroutines up by site, where they are not counted; what is there in all is of now.
+    /// Time of the census that splits the live goroutines up by site, where they are not counted; their sum is of now.
     pub split_at: Option<Instant>,
     /// True where the births and exits of the process are exact although not all were counted: the runtime's own.
     pub totals_are_exact: bool,
@@ -114,7 +114,7 @@ pub struct ProcessLedger {
     pub users: Option<u64>,
     /// Births that the runtime counted and the probes did not since the attach. 0, but for those between the two readings.
     pub births_unseen: i64,
-    /// How long its goroutines waited and lived, in a story.
+    /// Waits and lifetimes of its goroutines, in a story.
     pub times: Option<Box<Times>>,
 }
 
@@ -162,15 +162,15 @@ impl ProcessLedger {
 /// The ledgers of all watched processes.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    /// What is shown, as of `at`.
+    /// Shown counts, as of `at`.
     shown: BTreeMap<ProcessId, ProcessLedger>,
     books: BTreeMap<ProcessId, Book>,
-    /// When the counters were read.
+    /// Time at which the counters were read.
     at: Option<Instant>,
     nothing: ProcessLedger,
 }
 
-/// What is known of one process beside its counters.
+/// State of one process beside its counters.
 #[derive(Clone, Debug, Default)]
 struct Book {
     baseline: Baseline,
@@ -179,7 +179,7 @@ struct Book {
 }
 
 impl Book {
-    /// What is shown of `counted` at `now`.
+    /// Shown counts of `process`, which was counted at `now`.
     fn show(&mut self, mut process: ProcessLedger, now: Instant) -> ProcessLedger {
         let Self { baseline, estimate, split, .. } = self;
         let counts_all = estimate.recording().lives == Counted::All;
@@ -326,7 +326,7 @@ impl Ledger {
         }
     }
 
-    /// That time is over, and counting took `costs`. What it saw of each process.
+    /// The slice is over; counting took `costs`. Gives the events it saw of each process.
     pub fn close_slice(
         &mut self,
         used: &[(ProcessId, u64)],
@@ -396,7 +396,7 @@ fn reason(key: &WaitKey) -> u8 {
     u8::try_from(key.reason).unwrap_or(u8::MAX)
 }
 
-/// What was counted of each of these processes.
+/// Counts of each of these processes.
 fn by_process(ids: &[ProcessId], counters: &Counters) -> HashMap<ProcessId, Counts> {
     let mut counts: HashMap<ProcessId, Counts> = ids.iter().map(|id| (*id, Counts::new())).collect();
     let lives = counters

@@ -1,4 +1,4 @@
-//! What is shown of a process while not all of its births and exits are counted.
+//! Shown counts of a process while not all of its births and exits are counted.
 //!
 //! Three things are known of it then, and each is used for what it is good for:
 //!
@@ -35,7 +35,7 @@ pub(super) struct Shown {
     pub(super) exits: u64,
 }
 
-/// What a process is held to while it is split, and afterwards.
+/// State of a process that is split, and of what is carried on afterwards.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Split {
     /// Goroutines by site; `None` before anything is known of them.
@@ -50,9 +50,9 @@ pub(super) struct Split {
     pub(super) made_before: Option<u64>,
     /// The same at the first reading.
     pub(super) first_made_before: Option<u64>,
-    /// What is added to what was counted since, after times in which not everything was.
+    /// Added to the counts since, after times in which not everything was counted.
     pub(super) carried: BTreeMap<Site, Shown>,
-    /// What was shown last, while it is split.
+    /// Counts shown last, while it is split.
     shown: BTreeMap<Site, Shown>,
     /// Births at all sites that were shown of the process, while it is split.
     births_shown: u64,
@@ -63,7 +63,7 @@ pub(super) struct Split {
     baseline: Option<BTreeMap<Site, i64>>,
 }
 
-/// What was counted at one site, and what is estimated of it.
+/// Counts and estimates of one site.
 struct Entry {
     site: Site,
     counted: Shown,
@@ -89,7 +89,7 @@ impl Split {
         self.made_since = 0;
     }
 
-    /// What is shown was made: the last reading is older by that.
+    /// The shown counts were made: the last reading is older by one.
     pub(super) fn age(&mut self) {
         self.made_since += 1;
         if self.made_since > MOST_FAILED {

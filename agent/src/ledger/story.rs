@@ -1,4 +1,4 @@
-//! How long the goroutines of a process waited and lived, while its story was told.
+//! Waits and lifetimes of the goroutines of a process, while its story was told.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,8 +28,8 @@ pub struct SiteTimes {
     pub lifetimes: Spent,
 }
 
-/// A length that this part of them, between 0 and 1, is not longer than: the upper bound of a bucket, in ns, so up to a
-/// quarter too much. `None` where there are none, or where it is in the last bucket, which has no bound.
+/// Upper bound of the bucket that holds the quantile `part` (0 to 1), in ns: up to a quarter too much. `None` for an empty
+/// histogram, and in the last bucket, which has no bound.
 #[must_use]
 pub fn quantile(histogram: &Histogram, part: f64) -> Option<u64> {
     let wanted = part * histogram.count() as f64;

@@ -60,7 +60,7 @@ const IDLE_NS: u64 = 1_000_000;
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(20);
 
-/// When each process has its next audit, and the one that is open. `C` is a census under way.
+/// Times of each process's next audit, and the audit that is open. `C` is a census under way.
 pub(super) struct Auditor<C> {
     /// Time between two audits of a process.
     every: Duration,
@@ -85,11 +85,11 @@ impl Due {
 struct OpenAudit<C> {
     id: ProcessId,
     begun: Instant,
-    /// When its phase began.
+    /// Time at which its phase began.
     since: Instant,
     phase: Phase,
     lives: Vec<Life>,
-    /// What the kernel had counted in earlier audits.
+    /// Births and exits that the kernel had counted in earlier audits.
     counted_before: u64,
     /// The kernel's counts at the beginning of the census.
     before: Vec<(SiteKey, SiteCounts)>,
@@ -154,7 +154,7 @@ impl<C: CensusInProgress> Auditor<C> {
         Self { every, due: HashMap::new(), open: None }
     }
 
-    /// What is known of a process does not hold any more: its next audit is due at once, and an open one says nothing.
+    /// The baseline of a process does not hold any more: its next audit is due at once, and an open one says nothing.
     pub(super) fn again(&mut self, id: ProcessId, now: Instant) {
         self.due.insert(id, Due::at(now));
         if let Some(open) = self.open.as_mut().filter(|open| open.id == id) {

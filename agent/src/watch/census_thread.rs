@@ -34,7 +34,7 @@ use crate::{
 /// `goidcache` and `goidcacheend` of processors.
 pub(super) type Stocks = HashMap<RuntimeAddr, (u64, u64)>;
 
-/// What a census found.
+/// Result of a census.
 pub(super) struct Findings {
     /// Goid and site.
     pub(super) goroutines: Vec<(u64, Site)>,
@@ -44,7 +44,7 @@ pub(super) struct Findings {
     pub(super) complete: bool,
     /// Memory of their stacks.
     pub(super) stacks: StackBytes,
-    /// What they do; `None` in tests.
+    /// State of the goroutines; `None` in tests.
     pub(super) states: Option<States>,
     /// Probes without a breakpoint in the process's code.
     pub(super) breakpoints_missing: u64,

@@ -39,7 +39,7 @@ pub(super) struct FidelityControl {
     next: Instant,
     /// CPU time of each process at the last tick, in ns.
     last: HashMap<ProcessId, u64>,
-    /// When what was counted was read last.
+    /// Time of the last reading of the counters.
     read_at: Option<Instant>,
     /// Varies the time between slices, so that no rhythm of a target hides from them.
     pub(super) jitter: u32,
@@ -57,7 +57,7 @@ impl FidelityControl {
         }
     }
 
-    /// What one hit costs was measured.
+    /// Takes the measured cost of one hit.
     pub(super) fn calibrated(&mut self, costs: HitCosts) {
         info!(
             "counting costs {:.0} ns for a birth, {:.0} ns for a park, {:.0} ns for an exit",
@@ -71,7 +71,7 @@ impl FidelityControl {
         self.next = now;
     }
 
-    /// What is recorded of a process, and what that costs it.
+    /// Fidelity of a process, and its cost.
     pub(super) fn report(&self, id: ProcessId, process: &Watched) -> FidelityReport {
         let report = self.governor.report(id, process.file);
         if process.is_unprobed() { FidelityReport { fidelity: Fidelity::Census, cost: None, ..report } } else { report }

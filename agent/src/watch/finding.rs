@@ -81,7 +81,7 @@ impl Finder {
     ///
     /// # Errors
     ///
-    /// Where /proc itself cannot be read. A single process that cannot be looked at is passed over.
+    /// An error only where /proc itself cannot be read. A single process that cannot be looked at is passed over.
     pub(super) fn look_around(
         &mut self,
         mut known: BTreeSet<Identity>,
@@ -289,7 +289,7 @@ impl Host for Finder {
     }
 }
 
-/// Where the runtime of a binary keeps the numbers of goroutines to come.
+/// Offsets of a binary's stock of goids.
 pub(super) fn goids(binary: &Watchable) -> Window {
     let stock = GoidStock::of(binary.go.binary.go_version());
     Window {
@@ -302,7 +302,7 @@ pub(super) fn goids(binary: &Watchable) -> Window {
     }
 }
 
-/// How far a binary was moved, from where one of its probed instructions was.
+/// Bias of a binary, from the address of one of its probed instructions.
 fn bias_at(binary: &Watchable, instruction: RuntimeAddr) -> Option<Bias> {
     let biases = binary.plan.points.iter().map(|point| instruction.0.wrapping_sub(point.address.0));
     let mut whole = biases.filter(|bias| bias.is_multiple_of(PAGE));

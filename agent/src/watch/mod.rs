@@ -110,24 +110,24 @@ pub enum WatchError {
     Nothing(String),
 }
 
-/// What to watch and how.
+/// Configuration of the watch.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Which processes.
     pub target: Target,
-    /// What is known of binaries; others may ask there, too.
+    /// Knowledge of binaries, shared with whoever else asks.
     pub understanding: Arc<GoBinaries>,
     /// Sizes of the kernel's maps.
     pub sizes: Sizes,
     /// Time between two audits of a process.
     pub audit_every: Duration,
-    /// How probes are attached; `None` for the best way this kernel has.
+    /// Way to attach probes; `None` for the best way this kernel has.
     pub attach: Option<Method>,
-    /// What watching may cost a process; `None` for whatever it does.
+    /// Budget of each process; `None` for no limit.
     pub budget: Option<Budget>,
-    /// What is recorded at first, and for good where that is less than everything.
+    /// Fidelity at first, and for good where that is less than everything.
     pub fidelity: Fidelity,
-    /// How long the last counts of a process that ended are kept.
+    /// Time that the last counts of a process that ended are kept.
     pub keep_ended: Duration,
     /// No process to watch is no error: there will be some.
     pub patient: bool,
@@ -145,12 +145,12 @@ pub struct Watch {
     fidelity: FidelityControl,
     calibration: Option<Calibration>,
     creation_stacks: CreationStacks,
-    /// What was counted by caller, as of the last snapshot.
+    /// Counts by caller, as of the last snapshot.
     by_caller: HashMap<ProcessId, ByCaller>,
     totals: Totals<Request>,
 }
 
-/// How often to call [`Watch::scan`]. What begins meanwhile the kernel tells.
+/// Time between two calls of [`Watch::scan`]. What begins meanwhile the kernel tells.
 pub const SCAN_EVERY: Duration = Duration::from_secs(10);
 /// Time between two drains while an audit is open, and otherwise. The ring buffer is never waited on: waking the agent
 /// would cost the target more than everything else together.
@@ -301,7 +301,7 @@ impl Watch {
         self.shared.have_baselines()
     }
 
-    /// How often [`Watch::drain`] is to be called now.
+    /// Time to the next call of [`Watch::drain`].
     #[must_use]
     pub fn drain_every(&self) -> Duration {
         let usual = if self.auditor.is_open() { STEP } else { DRAIN };
@@ -447,7 +447,7 @@ impl Watch {
         Ok(())
     }
 
-    /// What may be spent on each process; `None` for whatever it costs.
+    /// Budget of each process; `None` for no limit.
     #[must_use]
     pub fn budget(&self) -> Option<Budget> {
         self.fidelity.governor.budget()

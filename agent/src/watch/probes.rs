@@ -15,7 +15,7 @@ use crate::{
     program::ProbeSet,
 };
 
-/// What is attached to one binary, and what is on its way out.
+/// Attachments of one binary, and those on their way out.
 pub(super) struct Probes<K: Attach> {
     set: Arc<ProbeSet>,
     /// The binary's path, for errors and logs.
@@ -27,11 +27,11 @@ pub(super) struct Probes<K: Attach> {
     story: Option<K::Attachment>,
     callers: Option<K::Attachment>,
     leaving: Vec<K::Removal>,
-    /// What was placed last.
+    /// Fidelity placed last.
     fidelity: Fidelity,
-    /// When the slices of sampling are.
+    /// Schedule of the slices of sampling.
     pub(super) slices: Slices,
-    /// When the last process went; the probes go some time later.
+    /// Time at which the last process went; the probes go some time later.
     pub(super) unused_since: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl<K: Attach> Probes<K> {
         }
     }
 
-    /// What is counted.
+    /// Events that are counted now.
     pub(super) fn recording(&self) -> Recording {
         let counted = |in_slices: bool, attachment: &Option<K::Attachment>| match attachment {
             _ if in_slices => Counted::InSlices,
@@ -205,7 +205,7 @@ impl<K: Attach> Probes<K> {
         self.leaving.is_empty()
     }
 
-    /// When a slice, `length` long, is to be opened or closed next.
+    /// Time at which a slice, `length` long, is to be opened or closed next.
     pub(super) fn next(&self, length: Duration) -> Option<Instant> {
         match self.slices {
             Slices::None => None,

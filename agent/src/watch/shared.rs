@@ -1,4 +1,4 @@
-//! What the parts of the watch share: the two sides they stand between, the processes, the probes and the ledger.
+//! State shared by the parts of the watch: the two sides they stand between, the processes, the probes and the ledger.
 //!
 //! The parts are written against [`Host`] and the kernel's traits, so that they are tested without root and without Go.
 
@@ -39,9 +39,9 @@ pub(super) trait Host {
     fn cpu_time_ns(&self, pid: u32) -> Option<u64>;
     /// The process that has this pid now.
     fn identity(&self, pid: u32) -> Option<Identity>;
-    /// How long each thread of a process has run, in ns.
+    /// Time that each thread of a process has run, in ns.
     fn thread_times(&self, pid: u32) -> Vec<(u32, u64)>;
-    /// How long one thread has run, and whether it sleeps.
+    /// Time that one thread has run, and its state.
     fn thread_time(&self, pid: u32, tid: u32) -> Option<ThreadTime>;
     /// The probes of a binary that can be watched.
     fn probe_set(&self, file: FileId) -> Option<Arc<ProbeSet>>;
@@ -80,21 +80,21 @@ pub(crate) struct Watched {
     pub(crate) library: Option<String>,
     pub(crate) file: FileId,
     pub(crate) bias: Bias,
-    /// Where its runtime keeps the numbers of goroutines to come, for audits. The ids in it are not set.
+    /// Offsets of its runtime's stock of goids, for audits. The ids in it are not set.
     pub(super) goids: Window,
-    /// When it was found to have ended, or to have become another program; its counts are final.
+    /// Time at which it was found to have ended, or to have become another program; its counts are final.
     pub(crate) ended: Option<Instant>,
     /// The last snapshot of a process that ended: its counts are neither in the kernel nor in the ledger any more.
     pub(super) last: Option<Arc<ProcessSnapshot>>,
     /// Memory of its goroutines' stacks at the last census.
     pub(super) stacks: Option<StackBytes>,
-    /// What its goroutines did at the last census.
+    /// State of its goroutines at the last census.
     pub(super) states: Option<States>,
     /// True where its memory cannot be read as it should: no baseline, no audits.
     pub(crate) no_census: bool,
     /// For how long its story was told; `None` where it never was.
     pub(super) story: Option<Told>,
-    /// Whether probes can fire in it.
+    /// State of the breakpoints in its code.
     pub(super) code: Code,
     /// Probes that were found without a breakpoint in it.
     pub(super) breakpoints_missing: u64,

@@ -31,7 +31,7 @@ use crate::{
 /// `runtime.main` is the first goroutine of every process: whoever saw its birth saw all births.
 const FIRST_GOROUTINE: &str = "runtime.main";
 
-/// What snapshots are made of.
+/// Inputs of a snapshot.
 pub(super) struct Sources<'a> {
     pub(super) ledger: &'a Ledger,
     pub(super) fidelity: &'a FidelityControl,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{census::Census, ledger::Site};
 
-/// What the last census found.
+/// Stack memory at the last census, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StackBytes {
     /// All goroutines.

@@ -24,11 +24,11 @@ use crate::{
 #[derive(Default)]
 pub(super) struct TimeBoxes(BTreeMap<FileId, TimeBox>);
 
-/// When a story ends, and what comes then.
+/// Time at which a story ends, and the fidelity after it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimeBox {
     pub(super) until: Instant,
-    /// What the user had chosen before; `None` for as much as the budget allows.
+    /// Fidelity the user had chosen before; `None` for as much as the budget allows.
     pub(super) before: Option<Fidelity>,
 }
 

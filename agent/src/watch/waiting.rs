@@ -1,4 +1,4 @@
-//! What the goroutines of each site do, as the last census found them: what they wait for, and for how long.
+//! State of the goroutines of each site at the last census: what they wait for, and for how long.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,7 +10,7 @@ use crate::{
     ledger::Site,
 };
 
-/// What a goroutine does at one moment.
+/// State of a goroutine at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Doing {
     /// It waits, for the reason of this number.

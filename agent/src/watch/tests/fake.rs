@@ -55,7 +55,7 @@ pub(super) struct GoProcess {
     alive: bool,
 }
 
-/// What the kernel does wrong.
+/// Faults of the kernel.
 #[derive(Default)]
 pub(super) struct Faults {
     /// So many of the next births and exits are counted, and not told.

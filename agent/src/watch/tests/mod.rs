@@ -6,3 +6,4 @@ mod choosing;
 mod ending;
 mod fake;
 mod fidelity;
+mod totals;
