@@ -80,7 +80,7 @@ impl Reader {
     fn read(&mut self, snapshot: &Snapshot) {
         let mut all = Contexts::new();
         let mut known = HashMap::new();
-        for process in snapshot.processes.iter().filter(|process| !process.ended) {
+        for process in snapshot.processes.iter().filter(|process| !process.ended && !process.brief) {
             let mut one = self.known.remove(&process.id).unwrap_or_else(|| Known {
                 place: place(&self.state.proc, process.pid),
                 source: self.source(process.pid, process.start_time),

@@ -79,7 +79,7 @@ pub(super) async fn index(Extracted(state): Extracted<Arc<State>>) -> Result<Res
                 "<table>\n<tr><th>pid</th><th>executable</th><th>Go</th><th>goroutines</th><th>births</th><th>exits</th>\
                  <th>parks</th><th></th></tr>\n",
             );
-            for process in &snapshot.processes {
+            for process in snapshot.processes.iter().filter(|process| !process.brief) {
                 row(&mut body, process);
             }
             body.push_str("</table>\n");

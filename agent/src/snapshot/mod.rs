@@ -1,5 +1,6 @@
 //! One moment of what is watched, with names instead of addresses: plain data that every view and export is made from.
 
+pub(crate) mod by_binary;
 mod context;
 
 use std::{
@@ -19,6 +20,7 @@ use crate::{
     ledger::{Audits, Missing, Site},
     symbols::Frame,
 };
+pub use by_binary::{BinarySnapshot, ByBinary};
 pub use context::{Contexts, ProcessContext};
 
 /// Everything watched at one moment.
@@ -28,6 +30,8 @@ pub struct Snapshot {
     pub time: SystemTime,
     /// By pid. One that ended is the same in all snapshots that show it.
     pub processes: Vec<Arc<ProcessSnapshot>>,
+    /// Sums over the processes of each executable, by its path, since the agent began.
+    pub binaries: BTreeMap<String, BinarySnapshot>,
     /// Go processes of the target that cannot be watched.
     pub refused: usize,
     /// Processes that could not be looked at, so that nobody knows whether they are Go: by reason, how many.
@@ -76,6 +80,9 @@ pub struct ProcessSnapshot {
     pub doing_age: Option<Duration>,
     /// It has ended; the counts are final.
     pub ended: bool,
+    /// One of many of its executable that come and go, and not old: the sum of its executable stands for it where there is no
+    /// room for all.
+    pub brief: bool,
     /// It is stopped, by a signal or a debugger: nothing in it runs.
     pub stopped: bool,
     /// Births since attach.
@@ -272,6 +279,7 @@ pub(crate) mod testing {
             missing: Missing::default(),
             ended: false,
             stopped: false,
+            brief: false,
             births: sites.iter().map(|site| site.2).sum(),
             exits: 0,
             parks: 0,

@@ -8,19 +8,46 @@ use serde::Serialize;
 use crate::export::schema::{SCHEMA, rfc3339};
 
 use super::story::{self, Spent, Story};
-use crate::snapshot::{Contexts, ProcessContext, ProcessSnapshot, SiteSnapshot, Snapshot};
+use crate::snapshot::{BinarySnapshot, Contexts, ProcessContext, ProcessSnapshot, SiteSnapshot, Snapshot};
 
 #[derive(Serialize)]
 struct Document<'a> {
     schema: u32,
     time: String,
     processes: Vec<Process<'a>>,
+    /// Sums over the processes of each executable since the agent began, by path.
+    binaries: BTreeMap<&'a str, Binary>,
     /// What watching may cost a process, as a share of its own CPU time; null for whatever it does.
     budget: Option<f64>,
     /// Processes that could not be looked at, by reason; empty where there are none.
     not_looked_at: &'a BTreeMap<String, u64>,
     /// Losses that belong to no process; empty in a healthy run.
     losses: &'a BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct Binary {
+    running: u64,
+    ended: u64,
+    comes_and_goes: bool,
+    births: u64,
+    exits: u64,
+    parks: u64,
+    goroutines: Goroutines,
+}
+
+impl From<&BinarySnapshot> for Binary {
+    fn from(sum: &BinarySnapshot) -> Self {
+        Self {
+            running: sum.running,
+            ended: sum.ended,
+            comes_and_goes: sum.comes_and_goes(),
+            births: sum.births,
+            exits: sum.exits,
+            parks: sum.parks,
+            goroutines: Goroutines { live: sum.user + sum.system, user: sum.user, system: sum.system },
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -163,6 +190,7 @@ fn write_document(out: &mut impl io::Write, snapshot: &Snapshot, facts: Option<&
         schema: SCHEMA,
         time: rfc3339(snapshot.time),
         processes: snapshot.processes.iter().map(|one| process(one, facts_of(one))).collect(),
+        binaries: snapshot.binaries.iter().map(|(exe, sum)| (exe.as_str(), sum.into())).collect(),
         not_looked_at: &snapshot.not_looked_at,
         budget: snapshot.budget.map(|budget| rounded(budget.share(), 6)),
         losses: &snapshot.losses,

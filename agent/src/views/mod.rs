@@ -1,5 +1,6 @@
 //! One snapshot, shown: as a table for people, as JSON for programs.
 
+mod by_binary;
 pub mod check;
 pub mod json;
 pub mod ps;

@@ -71,7 +71,8 @@ pub fn render(snapshot: &Snapshot, before: Option<&Snapshot>, options: TableOpti
         .filter(|_| seconds.is_some())
         .map(|before| before.processes.iter().map(|process| (process.id, &**process)).collect())
         .unwrap_or_default();
-    let mut processes: Vec<&ProcessSnapshot> = snapshot.processes.iter().map(|process| &**process).collect();
+    let mut processes: Vec<&ProcessSnapshot> =
+        snapshot.processes.iter().filter(|process| !process.brief).map(|process| &**process).collect();
     processes.sort_by_key(|process| Reverse(process_key(process, options.sort)));
     let shares = share_lines(&processes, options);
     let mut hidden = 0;
@@ -86,6 +87,7 @@ pub fn render(snapshot: &Snapshot, before: Option<&Snapshot>, options: TableOpti
     if hidden > 0 {
         let _ = writeln!(text, "… and {hidden} more process{}", plural(hidden, "es"));
     }
+    text.push_str(&super::by_binary::render(snapshot, options.limit));
     if snapshot.processes.is_empty() {
         text.push_str("No process is being watched.\n");
     }

@@ -21,6 +21,8 @@ use crate::{
 
 /// Ended processes kept at most: the oldest go first.
 const MAX_ENDED: usize = 1000;
+/// One of many that come and go lives on in the sum of its executable.
+const BRIEF_KEPT_FOR: Duration = Duration::from_secs(2);
 /// Time that probes stay in a binary that nobody runs, and number of those binaries.
 const UNUSED_FOR: Duration = Duration::from_secs(300);
 const MAX_UNUSED: usize = 256;
@@ -69,8 +71,13 @@ impl<K: Attach + Count, H: Host> Shared<K, H> {
             self.processes.iter().filter_map(|(id, process)| Some((process.ended?, *id))).collect();
         ended.sort_unstable();
         let too_many = ended.len().saturating_sub(MAX_ENDED);
-        let old = |(position, (at, _)): &(usize, &(Instant, ProcessId))| {
-            *position < too_many || now.saturating_duration_since(*at) >= keep
+        let is_brief = |id: &ProcessId| {
+            let last = self.processes.get(id).and_then(|process| process.last.as_ref());
+            last.is_some_and(|last| last.brief)
+        };
+        let kept_for = |id: &ProcessId| if is_brief(id) { keep.min(BRIEF_KEPT_FOR) } else { keep };
+        let old = |(position, (at, id)): &(usize, &(Instant, ProcessId))| {
+            *position < too_many || now.saturating_duration_since(*at) >= kept_for(id)
         };
         let gone: BTreeSet<ProcessId> = ended.iter().enumerate().filter(old).map(|(_, (_, id))| *id).collect();
         self.processes.retain(|id, _| !gone.contains(id));

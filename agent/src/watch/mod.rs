@@ -71,7 +71,7 @@ use crate::{
     },
     printable,
     program::{Binaries, Found, ProbeSet, Refusal, Target, Watchable},
-    snapshot::{ProcessSnapshot, Snapshot},
+    snapshot::{ByBinary, ProcessSnapshot, Snapshot},
 };
 use audits::Auditor;
 use callers::ByCaller;
@@ -80,7 +80,7 @@ use choosing::Muted;
 use fidelity::FidelityControl;
 use finding::Finder;
 use shared::{Host as _, Shared, Watched};
-use snapshot::Sources;
+use snapshot::{Sources, has_lived_short};
 use totals::{Request, Totals};
 
 /// Why watching cannot begin or go on.
@@ -148,6 +148,8 @@ pub struct Watch {
     /// Counts by caller, as of the last snapshot.
     by_caller: HashMap<ProcessId, ByCaller>,
     totals: Totals<Request>,
+    /// Sums over all processes of each executable.
+    sums: ByBinary,
 }
 
 /// Time between two calls of [`Watch::scan`]. What begins meanwhile the kernel tells.
@@ -204,6 +206,7 @@ impl Watch {
             creation_stacks: CreationStacks::new(),
             by_caller: HashMap::new(),
             totals: Totals::new(move || totals::from_memory(own_proc.clone())),
+            sums: ByBinary::default(),
             config,
         };
         watch.shared.tells_callers = watch.config.sizes.callers > 0;
@@ -394,6 +397,7 @@ impl Watch {
         self.drain()?;
         // Liveness before counters: a process found ended here has its last counts in them.
         self.shared.check_on_processes()?;
+        self.note_short_lives();
         self.drain()?;
         self.read_totals();
         let counters = self.shared.kernel.counters()?;
@@ -416,8 +420,23 @@ impl Watch {
         }
     }
 
+    /// Those that ended and are shown as such in the snapshot that is being taken.
+    fn note_short_lives(&mut self) {
+        for process in self.shared.processes.values() {
+            if process.has_ended() && process.last.is_none() && has_lived_short(process.identity) {
+                self.sums.lived_short(&process.exe.to_string_lossy());
+            }
+        }
+    }
+
+    /// True where processes come and go that nobody named.
+    fn may_be_brief(&self) -> bool {
+        matches!(self.shared.host.target, Target::Host(_))
+    }
+
     fn close_ended(&mut self) -> Result<(), WatchError> {
-        let Self { shared, fidelity, creation_stacks, by_caller, .. } = self;
+        let may_be_brief = self.may_be_brief();
+        let Self { shared, fidelity, creation_stacks, by_caller, sums, .. } = self;
         let ended = shared.close_ended(|shared, id, process| {
             let binary = shared.host.binaries.get(process.file)?;
             let sources = Sources {
@@ -427,11 +446,15 @@ impl Watch {
                 by_caller,
                 now: shared.host.now(),
                 proc: &shared.host.proc,
+                sums: may_be_brief.then_some(&*sums),
             };
             Some(Arc::new(sources.process(id, process, &binary)))
         })?;
         for id in ended {
             fidelity.governor.forget(id);
+            if let Some(last) = shared.processes.get(&id).and_then(|process| process.last.as_ref()) {
+                sums.close(last);
+            }
         }
         // Processes that the user named are kept for good.
         if matches!(shared.host.target, Target::Pids(_)) {

@@ -1,7 +1,7 @@
 //! One moment of the watch with names instead of addresses: what every view and export is made from.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -17,13 +17,14 @@ use super::{
 };
 use crate::{
     address::RuntimeAddr,
-    host::Proc,
+    host::{Identity, Proc, ticks_since_boot},
     ledger::{Ledger, ProcessLedger, Site, Tally},
     printable,
     program::binaries::SiteNames,
     runtime::{LayoutSource, is_system_goroutine},
     snapshot::{
-        C_THREAD, CallerSnapshot, ProcessSnapshot, SiteSnapshot, Snapshot, StorySnapshot, Telling, UNATTRIBUTED,
+        ByBinary, C_THREAD, CallerSnapshot, ProcessSnapshot, SiteSnapshot, Snapshot, StorySnapshot, Telling,
+        UNATTRIBUTED,
     },
     symbols::Frame,
 };
@@ -39,10 +40,12 @@ pub(super) struct Sources<'a> {
     pub(super) by_caller: &'a HashMap<ProcessId, ByCaller>,
     pub(super) now: Instant,
     pub(super) proc: &'a Proc,
+    /// Sums by executable; `None` where every process has been named, and is shown.
+    pub(super) sums: Option<&'a ByBinary>,
 }
 
 impl Watch {
-    pub(super) fn take_snapshot(&self, host_losses: &[u64; HostLoss::COUNT]) -> Snapshot {
+    pub(super) fn take_snapshot(&mut self, host_losses: &[u64; HostLoss::COUNT]) -> Snapshot {
         let sources = self.sources();
         let snapshot = |(id, process): (&ProcessId, &Watched)| {
             let made = || Some(Arc::new(sources.process(*id, process, &*self.shared.host.binaries.get(process.file)?)));
@@ -56,8 +59,12 @@ impl Watch {
             .filter(|(_, count)| *count > 0)
             .collect();
         let refused = self.refused().count();
+        let open = self.shared.processes.iter().filter(|(_, process)| process.last.is_none()).map(|(id, _)| *id);
+        let open: BTreeSet<ProcessId> = open.collect();
+        let open = processes.iter().filter(|process| open.contains(&process.id)).map(|process| &**process);
+        let binaries = self.sums.sums(open);
         let not_looked_at = self.shared.host.not_looked_at();
-        Snapshot { time: SystemTime::now(), processes, refused, not_looked_at, losses, budget: self.budget() }
+        Snapshot { time: SystemTime::now(), processes, binaries, refused, not_looked_at, losses, budget: self.budget() }
     }
 
     fn sources(&self) -> Sources<'_> {
@@ -68,11 +75,18 @@ impl Watch {
             by_caller: &self.by_caller,
             now: Instant::now(),
             proc: &self.shared.host.proc,
+            sums: self.may_be_brief().then_some(&self.sums),
         }
     }
 }
 
 impl Sources<'_> {
+    /// True for one of many that come and go, while nobody knows that it will stay.
+    fn is_brief(&self, process: &Watched) -> bool {
+        let comes_and_goes = self.sums.is_some_and(|sums| sums.comes_and_goes(&process.exe.to_string_lossy()));
+        comes_and_goes && has_lived_short(process.identity)
+    }
+
     pub(super) fn process(&self, id: ProcessId, process: &Watched, binary: &Watchable) -> ProcessSnapshot {
         let ledger = self.ledger.process(id);
         let (births, exits, parks) = ledger.totals();
@@ -131,6 +145,7 @@ impl Sources<'_> {
             governed: self.fidelity.report(id, process),
             missing: ledger.missing,
             ended: process.has_ended(),
+            brief: self.is_brief(process),
             stopped: !process.has_ended() && self.proc.is_stopped(process.identity.pid),
             births,
             exits,
@@ -164,6 +179,13 @@ impl Sources<'_> {
                 .map(|telling| Box::new(story_snapshot(telling, ledger, binary))),
         }
     }
+}
+
+/// True for a process that began not long ago.
+pub(super) fn has_lived_short(identity: Identity) -> bool {
+    /// In clock ticks: ten seconds.
+    const SHORT_LIFE: u64 = 1000;
+    ticks_since_boot(0).saturating_sub(identity.start_time) < SHORT_LIFE
 }
 
 fn story_snapshot(telling: Telling, ledger: &ProcessLedger, binary: &Watchable) -> StorySnapshot {

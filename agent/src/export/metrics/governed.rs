@@ -43,14 +43,16 @@ impl Governed {
 
     pub(super) fn add(&mut self, own: &[LabelPair], process: &ProcessSnapshot) {
         let with = |name, value: &str| own.iter().cloned().chain([label(name, value)]).collect::<Vec<_>>();
-        self.fidelity.add(with("fidelity", process.governed.fidelity.name()), 1.0);
+        if !process.ended {
+            self.fidelity.add(with("fidelity", process.governed.fidelity.name()), 1.0);
+        }
         self.changes.add(own.to_vec(), process.governed.steps as f64);
-        if let Some(cost) = process.governed.cost {
+        if let Some(cost) = process.governed.cost.filter(|_| !process.ended) {
             self.cost.add(own.to_vec(), cost);
         }
         self.uncounted.add(with("events", "births_exits"), process.missing.lives_for.as_secs_f64());
         self.uncounted.add(with("events", "parks"), process.missing.parks_for.as_secs_f64());
-        if let Some(share) = process.missing.slice_share {
+        if let Some(share) = process.missing.slice_share.filter(|_| !process.ended) {
             self.window.add(own.to_vec(), share);
         }
         if let Some(age) = process.split_age {

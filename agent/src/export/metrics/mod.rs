@@ -3,6 +3,7 @@
 //! Labels `pid` and `exe` say which process. Sites have series of their own as [`SiteBook`] chooses, the rest of a
 //! process's sites is summed under `function="other"`: every event is counted in exactly one of them.
 
+mod by_binary;
 mod family;
 mod governed;
 mod sites;
@@ -16,6 +17,7 @@ use prometheus::{
     proto::{LabelPair, MetricFamily},
 };
 
+use by_binary::OfBinaries;
 use family::{Family, label};
 use governed::Governed;
 pub use sites::SiteBook;
@@ -44,15 +46,18 @@ pub fn render(snapshot: &Snapshot, facts: &Contexts, book: &mut SiteBook) -> pro
 pub fn families(snapshot: &Snapshot, facts: &Contexts, book: &mut SiteBook) -> Vec<MetricFamily> {
     let mut families = Families::new();
     let unknown = ProcessContext::default();
-    for process in &snapshot.processes {
+    // Who comes and goes has the series of its executable only.
+    let own = || snapshot.processes.iter().filter(|process| !process.brief);
+    for process in own() {
         families.process(process, facts.get(&process.id).unwrap_or(&unknown));
     }
     book.begin();
-    for process in &snapshot.processes {
+    for process in own() {
         families.sites(process, &book.choose(process));
     }
     book.end();
     families.host(snapshot);
+    families.of_binaries.add(snapshot);
     families.into_all()
 }
 
@@ -77,6 +82,7 @@ struct Families {
     site_stacks: Family,
     governed: Governed,
     story: Story,
+    of_binaries: OfBinaries,
     runtime: Runtime,
     processes: Family,
     refused: Family,
@@ -126,6 +132,7 @@ impl Families {
             ),
             governed: Governed::new(),
             story: Story::new(),
+            of_binaries: OfBinaries::new(),
             runtime: Runtime::new(),
             processes: gauge("processes", "Go processes under watch."),
             refused: gauge("refused_processes", "Go processes that cannot be watched."),
@@ -150,12 +157,19 @@ impl Families {
             label("unit", &text(&place.unit)),
         ];
         self.info.add(own.iter().cloned().chain(info).collect(), 1.0);
-        // What is not known yet is not there: a scraper would keep a false number.
-        if process.user_is_known {
+        // What is not known yet is not there: a scraper would keep a false number. What has ended has nothing now.
+        let now = !process.ended;
+        if process.user_is_known && now {
             self.goroutines.add(with("kind", "user"), process.user as f64);
         }
-        if process.baseline {
+        if process.baseline && now {
             self.goroutines.add(with("kind", "system"), process.system as f64);
+        }
+        if now {
+            self.baseline.add(own.clone(), f64::from(u8::from(process.baseline)));
+            if let Some(bytes) = process.stack_bytes {
+                self.stacks.add(own.clone(), bytes as f64);
+            }
         }
         self.births.add(own.clone(), process.births as f64);
         self.exits.add(own.clone(), process.exits as f64);
@@ -163,15 +177,11 @@ impl Families {
         for (reason, parks) in by_reason(process) {
             self.waits.add(with("reason", reason), parks as f64);
         }
-        self.baseline.add(own.clone(), f64::from(u8::from(process.baseline)));
         self.audits.add(with("result", "settled"), process.audits.settled as f64);
         self.audits.add(with("result", "repeated"), process.audits.repeated as f64);
         self.drift.add(own.clone(), process.audits.drift as f64);
         for (loss, count) in &process.losses {
             self.losses.add(with("loss", loss), *count as f64);
-        }
-        if let Some(bytes) = process.stack_bytes {
-            self.stacks.add(own.clone(), bytes as f64);
         }
         self.governed.add(&own, process);
         self.story.add(&own, process);
@@ -181,9 +191,12 @@ impl Families {
     fn sites(&mut self, process: &ProcessSnapshot, chosen: &sites::Chosen<'_>) {
         let own = labels(process);
         let with = |name, value: &str| own.iter().cloned().chain([label(name, value)]).collect::<Vec<_>>();
-        self.sites.add(with("series", "own"), chosen.sites.len() as f64);
-        self.sites.add(with("series", "other"), chosen.others as f64);
-        let stacks = |bytes: u64| process.stack_bytes.map(|_| bytes);
+        if !process.ended {
+            self.sites.add(with("series", "own"), chosen.sites.len() as f64);
+            self.sites.add(with("series", "other"), chosen.others as f64);
+        }
+        let is_live = process.baseline && !process.ended;
+        let stacks = |bytes: u64| process.stack_bytes.filter(|_| !process.ended).map(|_| bytes);
         for (site, counts, bytes) in &chosen.sites {
             let location = if site.line == 0 { site.file.clone() } else { format!("{}:{}", site.file, site.line) };
             let site = [
@@ -192,15 +205,15 @@ impl Families {
                 label("start_function", &site.start_function),
             ];
             let labels = own.iter().cloned().chain(site).collect();
-            self.site(labels, counts, process.baseline, stacks(*bytes));
+            self.site(labels, counts, is_live, stacks(*bytes));
         }
         let other = [label("function", "other"), label("location", ""), label("start_function", "")];
         let labels = own.iter().cloned().chain(other).collect();
-        self.site(labels, &chosen.other, process.baseline, stacks(chosen.other_stack_bytes));
+        self.site(labels, &chosen.other, is_live, stacks(chosen.other_stack_bytes));
     }
 
-    fn site(&mut self, labels: Vec<LabelPair>, counts: &SiteCounts, live_is_known: bool, stack_bytes: Option<u64>) {
-        if live_is_known {
+    fn site(&mut self, labels: Vec<LabelPair>, counts: &SiteCounts, is_live: bool, stack_bytes: Option<u64>) {
+        if is_live {
             self.site_goroutines.add(labels.clone(), counts.live as f64);
         }
         self.site_births.add(labels.clone(), counts.births as f64);
@@ -254,6 +267,7 @@ impl Families {
         ];
         all.extend(self.governed.into_all());
         all.extend(self.story.into_all());
+        all.extend(self.of_binaries.into_all());
         all.extend(self.runtime.into_all());
         all.into_iter().filter_map(Family::finish).collect()
     }

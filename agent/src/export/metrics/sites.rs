@@ -123,9 +123,10 @@ impl SiteBook {
     /// Gets to know the sites of a snapshot that were not there before, so that the next exposition need not: their names
     /// take most of its time.
     pub fn learn(&mut self, snapshot: &Snapshot) {
-        let there: HashSet<ProcessId> = snapshot.processes.iter().map(|process| process.id).collect();
+        let there: HashSet<ProcessId> =
+            snapshot.processes.iter().filter(|process| !process.brief).map(|process| process.id).collect();
         self.processes.retain(|id, _| there.contains(id));
-        for process in &snapshot.processes {
+        for process in snapshot.processes.iter().filter(|process| !process.brief) {
             self.processes.entry(process.id).or_default().learn(process, &self.hasher);
         }
     }
@@ -344,6 +345,7 @@ mod tests {
         let snapshot = |sites: &[(u64, i64, u64)]| Snapshot {
             time: std::time::SystemTime::UNIX_EPOCH,
             processes: vec![process(sites).into()],
+            binaries: BTreeMap::new(),
             refused: 0,
             not_looked_at: BTreeMap::new(),
             losses: BTreeMap::new(),

@@ -29,12 +29,17 @@ fn watched(pids: &[u32]) -> World {
 }
 
 fn close(world: &mut World) -> usize {
+    close_as(world, false)
+}
+
+fn close_as(world: &mut World, brief: bool) -> usize {
     world.shared.check_on_processes().unwrap();
     let counters = world.shared.kernel.counters().unwrap();
     world.shared.ledger.apply(&counters);
     let last = |shared: &super::super::shared::Shared<_, _>, id, _: &_| {
         let births = shared.ledger.process(id).totals().0;
-        Some(std::sync::Arc::new(testing::process(&[(1, 0, births)])))
+        let last = testing::process(&[(1, 0, births)]);
+        Some(std::sync::Arc::new(crate::snapshot::ProcessSnapshot { brief, ..last }))
     };
     world.shared.close_ended(last).unwrap().len()
 }
@@ -63,6 +68,18 @@ fn who_ended_is_dropped_some_time_later() {
     world.wait(KEEP);
     assert_eq!(world.shared.drop_ended(KEEP).len(), 1);
     assert_eq!(world.shared.processes.len(), 1);
+}
+
+#[test]
+fn those_that_come_and_go_are_not_kept_one_by_one() {
+    let mut world = watched(&[1, 2, 3]);
+    world.end(1);
+    close_as(&mut world, true);
+    world.end(2);
+    close_as(&mut world, false);
+    world.wait(Duration::from_secs(3));
+    let gone: Vec<u32> = world.shared.drop_ended(KEEP).into_iter().map(ProcessId::tgid).collect();
+    assert_eq!(gone, [1]);
 }
 
 #[test]
