@@ -33,7 +33,8 @@ struct Binary {
     births: u64,
     exits: u64,
     parks: u64,
-    goroutines: Goroutines,
+    /// Null while those of any process are not known.
+    goroutines: Option<Goroutines>,
 }
 
 impl From<&BinarySnapshot> for Binary {
@@ -45,7 +46,11 @@ impl From<&BinarySnapshot> for Binary {
             births: sum.births,
             exits: sum.exits,
             parks: sum.parks,
-            goroutines: Goroutines { live: sum.user + sum.system, user: sum.user, system: sum.system },
+            goroutines: (sum.unknown == 0).then(|| Goroutines {
+                live: sum.user.saturating_add(sum.system),
+                user: sum.user,
+                system: sum.system,
+            }),
         }
     }
 }
