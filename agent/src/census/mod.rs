@@ -46,10 +46,10 @@ pub use stacks::{CallSite, Depth, StackId, Stacks};
 pub use waits::{Channel, WaitObject, WaitObjects, WaitsOn};
 
 use crate::{
-    address::{Bias, RuntimeAddr},
+    address::{Bias, RuntimeAddr, VirtAddr},
     binary::Binary,
     host::{Memory, Threads},
-    runtime::{Layout, is_system_goroutine},
+    runtime::{Layout, calls_users, is_system_goroutine},
 };
 use locate::{AllGs, Search};
 
@@ -121,6 +121,9 @@ pub struct Goroutine {
     pub wait_reason: Option<u8>,
     /// Wired to a thread.
     pub locked: bool,
+    /// One of the runtime's own that runs a finalizer or a cleanup of the user's now, as far as its stack was read: the runtime
+    /// shows it in its dumps then, and does not count it in `runtime.NumGoroutine`.
+    pub runs_user_code: bool,
     /// Position of its struct in `allgs`.
     slot: u32,
 }
@@ -227,6 +230,26 @@ impl Runtime {
         let census = walk::walk(self, memory, detail, Some(threads));
         memory.still_there()?;
         census
+    }
+
+    /// Marks the goroutines of the runtime that run finalizers or cleanups of the user's now: those with anything but the
+    /// runtime's own functions on their stacks (`isSystemGoroutine` of `runtime/traceback.go`, which asks flags instead).
+    fn mark_user_code(&self, census: &mut Census) {
+        let name = |pc: VirtAddr| self.binary.function_at(pc).ok().flatten().map(|function| function.name);
+        let (stacks, origins) = (&census.stacks, &census.origins);
+        for goroutine in &mut census.goroutines {
+            let (origin, system) = origins.get(goroutine.origin);
+            let Some(stack) = goroutine.stack.filter(|_| system) else { continue };
+            let start = name(self.bias.to_virt_or_zero(origin.startpc));
+            if !start.is_some_and(|start| calls_users(&start)) {
+                continue;
+            }
+            let is_users = |call: &CallSite| {
+                let inside = VirtAddr(self.bias.to_virt(call.return_address()).0.saturating_sub(1));
+                name(inside).is_some_and(|name| !name.starts_with("runtime.") && name.contains('.'))
+            };
+            goroutine.runs_user_code = stacks.calls(stack).iter().any(is_users);
+        }
     }
 
     /// Whether a call is in the function that begins at `start`.

@@ -139,6 +139,9 @@ pub(super) fn walk(
     if detail.waits && detail.stacks {
         census.mentions = holders::mentions(runtime, memory, &slots, &census)?;
     }
+    if detail.stacks {
+        runtime.mark_user_code(&mut census);
+    }
     census.took = start.elapsed();
     Ok(census)
 }
@@ -317,6 +320,7 @@ impl<M: Memory> Walk<'_, M> {
             status,
             wait_reason: None,
             locked: raw.locked,
+            runs_user_code: false,
             slot: candidate.entry.slot,
         }
     }

@@ -201,3 +201,61 @@ impl GoProcess {
         Ok(census)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader},
+        process::{Child, Command, Stdio},
+    };
+
+    use super::*;
+    use crate::{
+        binary::testing::{Variant, toolchains},
+        export::{self, Selection},
+        symbols::SymbolSource,
+    };
+
+    struct Killed(Child);
+
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// The explanation of a memory leak: nothing is freed any more.
+    const BLOCKED_FINALIZER: &str = "package main\nimport (\"runtime\"; \"time\"; \"os\"; \"fmt\"; \"strings\")\n\
+        type thing struct { _ [64]byte; next *thing }\n\
+        //go:noinline\nfunc blocked(*thing) { select {} }\n\
+        //go:noinline\nfunc lose() { runtime.SetFinalizer(new(thing), blocked) }\n\
+        func main() { lose(); for i := 0; i < 20; i++ { runtime.GC(); time.Sleep(10 * time.Millisecond) }\n\
+        b := make([]byte, 1<<16); b = b[:runtime.Stack(b, true)]\n\
+        fmt.Fprintln(os.Stdout, runtime.NumGoroutine(), strings.Count(string(b), \"\\n\\ngoroutine \")+1); time.Sleep(time.Hour) }\n";
+
+    #[test]
+    #[ignore = "reads real Go programs: `cargo xtask test` builds them"]
+    fn a_finalizer_that_runs_user_code_is_the_users() {
+        for toolchain in toolchains() {
+            let program = toolchain.build_source(BLOCKED_FINALIZER, Variant::Stripped);
+            let mut child = Killed(Command::new(&program.path).stdout(Stdio::piped()).spawn().unwrap());
+            let mut own = String::new();
+            BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut own).unwrap();
+            let processes = GoProcesses::new(Proc::default(), Arc::new(GoBinaries::new(SymbolSource::Auto)));
+            let process = processes.subject(child.0.id()).unwrap();
+            let detail = Detail { stacks: true, ..Detail::default() };
+            let census = process.census(detail, Duration::from_secs(20), ()).unwrap();
+            let names = process.names();
+            let mut dump = process.dump(&census, &names);
+            dump.selected = Selection::default().of(&dump);
+            // What NumGoroutine counts, and what the runtime's own dump shows.
+            let said = format!("{} {}", census.users(), dump.selected.len());
+            assert_eq!((own.trim(), dump.selected.len()), (said.as_str(), 2), "1.{}", toolchain.minor);
+            let mut text = Vec::new();
+            export::text::write(&dump, &mut text).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains("main.blocked(...)"), "1.{}: {text}", toolchain.minor);
+        }
+    }
+}

@@ -53,7 +53,7 @@ impl Selection {
         let mut sites: HashMap<Origin, bool> = HashMap::new();
         let mut wanted = |goroutine: &Goroutine| {
             let census = dump.census;
-            if census.is_system(goroutine) && !self.system {
+            if census.is_system(goroutine) && !goroutine.runs_user_code && !self.system {
                 return false;
             }
             let has = |label: &(String, String)| {

@@ -21,5 +21,5 @@ pub(crate) mod waiting;
 pub use layout::{Layout, LayoutError, LayoutSource};
 pub use number_places::NumberPlaces;
 pub use settings::{Allowance, Settings};
-pub use system::is_system_goroutine;
+pub use system::{calls_users, is_system_goroutine};
 pub use wait_reasons::{WaitReasonError, WaitReasons};

@@ -2,12 +2,18 @@
 
 /// Whether a goroutine with that start function is one of the runtime's own, as `runtime.NumGoroutine` counts.
 ///
-/// The rule of `isSystemGoroutine` (`runtime/traceback.go`). The runtime counts its finalizer and cleanup goroutines
-/// as the user's while they run user code; seen from outside they are the runtime's always.
+/// The rule of `isSystemGoroutine` (`runtime/traceback.go`). The runtime shows its finalizer and cleanup goroutines
+/// ([`calls_users`]) in dumps while they run user code: their stacks tell. `NumGoroutine` never counts them.
 #[must_use]
 pub fn is_system_goroutine(start_function: &str) -> bool {
     const USERS: [&str; 3] = ["runtime.main", "runtime.corostart", "runtime.handleAsyncEvent"];
     start_function.starts_with("runtime.") && !USERS.contains(&start_function)
+}
+
+/// True for the runtime's goroutines that call finalizers and cleanups of the user's: `runfinq` up to Go 1.24.
+#[must_use]
+pub fn calls_users(start_function: &str) -> bool {
+    matches!(start_function, "runtime.runfinq" | "runtime.runFinalizers" | "runtime.runCleanups")
 }
 
 #[cfg(test)]

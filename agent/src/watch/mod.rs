@@ -424,7 +424,7 @@ impl Watch {
     fn note_short_lives(&mut self) {
         for process in self.shared.processes.values() {
             if process.has_ended() && process.last.is_none() && has_lived_short(process.identity) {
-                self.sums.lived_short(&process.exe.to_string_lossy());
+                self.sums.lived_short(&printable::path(&process.exe));
             }
         }
     }

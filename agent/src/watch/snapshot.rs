@@ -83,7 +83,7 @@ impl Watch {
 impl Sources<'_> {
     /// True for one of many that come and go, while nobody knows that it will stay.
     fn is_brief(&self, process: &Watched) -> bool {
-        let comes_and_goes = self.sums.is_some_and(|sums| sums.comes_and_goes(&process.exe.to_string_lossy()));
+        let comes_and_goes = self.sums.is_some_and(|sums| sums.comes_and_goes(&printable::path(&process.exe)));
         comes_and_goes && has_lived_short(process.identity)
     }
 
