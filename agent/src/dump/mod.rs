@@ -6,20 +6,14 @@
 pub(crate) mod contents;
 pub(crate) mod names;
 
-use std::{
-    fs::File,
-    path::PathBuf,
-    sync::{Arc, mpsc},
-    thread,
-    time::Duration,
-};
+use std::{fs::File, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     address::Bias,
     binary::{Binary, BinaryError},
     census::{Census, CensusError, Detail, Runtime},
     go_binary::{GoBinaries, GoBinary},
-    host::{FileSource, HostError, Identity, Proc, ProcessMemory, Threads},
+    host::{FileSource, HostError, Identity, Proc, ProcessMemory, Threads, patience},
     printable,
     runtime::WaitReasons,
 };
@@ -176,7 +170,6 @@ impl GoProcess {
     ///
     /// [`CensusError`]; [`CensusError::HeldBack`] after `timeout`.
     pub fn census(&self, detail: Detail, timeout: Duration, guard: impl Send + 'static) -> Result<Census, CensusError> {
-        let (sender, receiver) = mpsc::channel();
         let (proc, identity, bias) = (self.proc.clone(), self.identity, self.bias);
         let (binary, layout) = (Arc::clone(&self.go.binary), self.go.layout.clone());
         let witness = bias.to_runtime(binary.function_table_address());
@@ -186,15 +179,12 @@ impl GoProcess {
                 runtime.census_with_running(&memory, detail, &Threads::of(proc, identity))
             });
             drop(guard);
-            // Nobody listens any more after the time limit.
-            let _ = sender.send(census);
+            census
         };
-        thread::Builder::new()
-            .name("census".to_owned())
-            .spawn(read)
+        let answer = patience::begin("census", read)
             .map_err(|error| HostError::Unreadable { path: PathBuf::from("census thread"), why: error.to_string() })?;
-        let mut census = receiver
-            .recv_timeout(timeout)
+        let mut census = answer
+            .within(timeout)
             .unwrap_or(Err(CensusError::HeldBack { pid: identity.pid, seconds: timeout.as_secs() }))?;
         let ahead_ns = self.proc.clock_ahead_ns(identity.pid);
         census.monotonic_ns = census.monotonic_ns.zip(ahead_ns).and_then(|(now, ahead)| now.checked_add_signed(ahead));

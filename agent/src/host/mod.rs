@@ -9,6 +9,7 @@
 //! - `clock`: our clocks, and how its monotonic clock stands to ours,
 //! - `threads`: what its threads do right now,
 //! - [`cgroup`]: its container or unit, and its limits,
+//! - [`patience`]: work that may never end, waited for no longer than one has patience,
 //! - `owner`: its name and its user,
 //! - [`new_file`]: files of ours, written where others may write, too,
 //! - [`environment`]: what its Go runtime was told at the start.
@@ -26,6 +27,7 @@ pub mod mapping;
 pub mod memory;
 pub mod new_file;
 mod owner;
+pub mod patience;
 pub mod process;
 mod threads;
 

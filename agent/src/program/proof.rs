@@ -4,17 +4,13 @@
 //! layout: each names itself, has a stack and a known status, and the first comes from functions of the binary
 //! ([`crate::census::Runtime::find`]). One process proves it for all of its binary.
 
-use std::{
-    sync::{Arc, mpsc},
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, thread, time::Duration};
 
 use super::binaries::Watchable;
 use crate::{
     address::Bias,
     census::{CensusError, Runtime},
-    host::{Identity, Proc, ProcessMemory},
+    host::{Identity, Proc, ProcessMemory, patience},
 };
 
 /// How long a process may keep its memory from being read: it can for ever.
@@ -36,7 +32,6 @@ pub(super) enum Proof {
 
 /// Asks the memory of one process.
 pub(super) fn prove(proc: &Proc, identity: Identity, bias: Bias, watchable: &Watchable) -> Proof {
-    let (sender, answer) = mpsc::channel();
     let (proc, binary, layout) = (proc.clone(), Arc::clone(&watchable.go.binary), watchable.go.layout.clone());
     let read = move || {
         let witness = bias.to_runtime(binary.function_table_address());
@@ -51,12 +46,10 @@ pub(super) fn prove(proc: &Proc, identity: Identity, bias: Bias, watchable: &Wat
             }
             thread::sleep(BETWEEN_TRIES);
         }
-        // Nobody may be listening any more.
-        let _ = sender.send(proof);
+        proof
     };
-    // Not joined, by intent: see `worker`.
-    match thread::Builder::new().name("proof".to_owned()).spawn(read) {
-        Ok(_) => answer.recv_timeout(LIMIT).unwrap_or_else(|_| Proof::Open("its memory does not answer".to_owned())),
+    match patience::begin("proof", read) {
+        Ok(answer) => answer.within(LIMIT).unwrap_or_else(|| Proof::Open("its memory does not answer".to_owned())),
         Err(error) => Proof::Open(format!("no thread to read its memory: {error}")),
     }
 }

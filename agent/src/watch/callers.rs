@@ -4,8 +4,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::mpsc,
-    thread,
     time::Duration,
 };
 
@@ -25,7 +23,7 @@ use super::{
 use crate::{
     address::RuntimeAddr,
     binary::bytes::u64_at,
-    host::{FileId, Memory as _, Proc, ProcessMemory},
+    host::{FileId, Memory as _, Proc, ProcessMemory, patience},
     kernel::{Attach, Callers, Count},
     ledger::Site,
 };
@@ -120,12 +118,11 @@ fn place(key: &CallerKey) -> (Site, RuntimeAddr) {
 
 /// The first goid of each processor's stock; `None` where it cannot be read, or nothing is taken of it yet.
 fn first_goids(proc: &Proc, process: &Watched, binary: &Watchable, processors: Vec<RuntimeAddr>) -> Vec<Option<u64>> {
-    let (sender, answer) = mpsc::channel();
     let (proc, identity, number) = (proc.clone(), process.identity, processors.len());
     let witness = process.bias.to_runtime(binary.go.binary.function_table_address());
     let goidcache = process.goids.goidcache;
     let read = move || {
-        let Ok(memory) = ProcessMemory::open(&proc, identity, witness) else { return };
+        let memory = ProcessMemory::open(&proc, identity, witness).ok()?;
         let firsts = processors.into_iter().map(|p| {
             let mut words = [0; 16];
             memory.read(p.checked_add(goidcache)?, &mut words).ok()?;
@@ -133,10 +130,8 @@ fn first_goids(proc: &Proc, process: &Watched, binary: &Watchable, processors: V
             let first = end.checked_sub(GOID_BATCH)?;
             (next > first).then_some(first)
         });
-        // Nobody may be listening any more.
-        let _ = sender.send(firsts.collect());
+        Some(firsts.collect())
     };
-    // Not joined, by intent: see `census_thread`.
-    let started = thread::Builder::new().name("stocks".to_owned()).spawn(read);
-    started.ok().and_then(|_| answer.recv_timeout(LIMIT).ok()).unwrap_or_else(|| vec![None; number])
+    let answer = patience::begin("stocks", read).ok().and_then(|answer| answer.within(LIMIT).flatten());
+    answer.unwrap_or_else(|| vec![None; number])
 }

@@ -4,7 +4,7 @@
 //! has written over it, hits none of them, and its counts would stay 0 as if nothing happened. So each window looks at the
 //! probed instructions, too, and a process without breakpoints is watched by census alone, with that said as a loss.
 
-use std::{fs::File, os::unix::fs::FileExt as _, sync::mpsc, thread, time::Duration};
+use std::{fs::File, os::unix::fs::FileExt as _, time::Duration};
 
 use parkranger_common::{counts::ProcessId, probe::Event};
 use tracing::{info, warn};
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     address::{FileOffset, RuntimeAddr},
-    host::{Identity, Memory, MemoryError, Proc, ProcessMemory},
+    host::{Identity, Memory, MemoryError, Proc, ProcessMemory, patience},
     kernel::{
         Attach, Count,
         breakpoint::{self, is_breakpoint},
@@ -62,21 +62,16 @@ pub(super) struct Reader {
 /// Looks for the breakpoint in each of these processes. `None` where one does not answer or cannot be read.
 pub(super) fn breakpoints(proc: &Proc, file: &File, readers: &[Reader]) -> Vec<Option<bool>> {
     let ask = |reader: &Reader| {
-        let (sender, answer) = mpsc::channel();
         let (proc, file) = (proc.clone(), file.try_clone().ok()?);
         let Reader { identity, witness, instruction } = *reader;
         let read = move || {
-            let found = ProcessMemory::open(&proc, identity, witness)
-                .and_then(|memory| has_breakpoint(&memory, &file, instruction));
-            // Nobody may be listening any more.
-            let _ = sender.send(found.ok());
+            let memory = ProcessMemory::open(&proc, identity, witness);
+            memory.and_then(|memory| has_breakpoint(&memory, &file, instruction)).ok()
         };
-        // Not joined, by intent: see `worker`.
-        thread::Builder::new().name("code".to_owned()).spawn(read).ok()?;
-        Some(answer)
+        patience::begin("code", read).ok()
     };
     let answers: Vec<_> = readers.iter().map(ask).collect();
-    answers.into_iter().map(|answer| answer?.recv_timeout(LIMIT).ok().flatten()).collect()
+    answers.into_iter().map(|answer| answer?.within(LIMIT).flatten()).collect()
 }
 
 /// State of the breakpoints in a process's code.
