@@ -292,7 +292,8 @@ fn names_that_are_too_long_are_cut_and_the_frame_stays() {
                 Ok(None::<()>)
             };
             binary.table().each(binary.image(), visit).expect("every name");
-            assert!(seen > 0 && (cut > 0) == (toolchain.minor <= 21), "1.{}: {cut} of {seen}", toolchain.minor);
+            // Of the tested releases only Go 1.21 has type arguments whole in gopclntab.
+            assert!(seen > 0 && (cut > 0) == (toolchain.minor == 21), "1.{}: {cut} of {seen}", toolchain.minor);
         }
     }
 }
