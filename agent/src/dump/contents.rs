@@ -22,13 +22,13 @@ pub struct Dump<'a> {
     pub process: &'a ProcessFacts,
     /// The goroutines that are written, by their position in the census.
     pub selected: Vec<usize>,
-    /// Whether frames of the runtime itself are written too.
+    /// True if frames of the runtime itself are written too.
     pub runtime_frames: bool,
-    /// Where the next page begins, if this is one of several: the goid of its first goroutine.
+    /// The goid of the next page's first goroutine; `None` if this is the last page or the only one.
     pub next: Option<u64>,
 }
 
-/// What is said of the process.
+/// The facts about the process that a dump states.
 #[derive(Clone, Debug)]
 pub struct ProcessFacts {
     /// Its pid.
@@ -39,9 +39,9 @@ pub struct ProcessFacts {
     pub exe: String,
     /// The file that holds its Go runtime: the executable, or a library in another program.
     pub runtime: String,
-    /// What it was built with.
+    /// The Go version it was built with.
     pub go_version: GoVersion,
-    /// Whether the runtime itself would print labels in a dump (`GODEBUG=tracebacklabels`, on from Go 1.27).
+    /// True if the runtime itself would print labels in a dump (`GODEBUG=tracebacklabels`, on from Go 1.27).
     pub prints_labels: bool,
     /// The code in its memory.
     pub mappings: Vec<Mapping>,
@@ -55,7 +55,7 @@ impl Dump<'_> {
         self.selected.iter().filter_map(|index| self.census.goroutines.get(*index))
     }
 
-    /// What a goroutine is doing, in the runtime's words: "chan receive", "runnable".
+    /// The state of a goroutine in the runtime's words: "chan receive", "runnable".
     #[must_use]
     pub fn state(&self, goroutine: &Goroutine) -> Cow<'_, str> {
         state(self.wait_reasons, goroutine)
@@ -98,7 +98,7 @@ impl Dump<'_> {
     }
 }
 
-/// What a goroutine is doing, in the runtime's words.
+/// The state of a goroutine in the runtime's words.
 #[must_use]
 pub fn state<'a>(wait_reasons: &'a WaitReasons, goroutine: &Goroutine) -> Cow<'a, str> {
     let reason = goroutine.wait_reason.and_then(|reason| wait_reasons.name(reason)).filter(|name| !name.is_empty());

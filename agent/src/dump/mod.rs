@@ -98,7 +98,7 @@ impl GoProcesses {
     }
 }
 
-/// Whether the runtime prints labels in its own dumps: from Go 1.27 on, unless the main module is older.
+/// True if the runtime prints labels in its own dumps: from Go 1.27 on, unless the main module is older.
 fn prints_labels(binary: &Binary) -> bool {
     let version = binary.go_version();
     let settings = binary.build_info().map(|info| info.settings.as_slice()).unwrap_or_default();
@@ -113,7 +113,7 @@ impl GoProcess {
         self.identity
     }
 
-    /// How far its binary was moved when it was loaded.
+    /// The load bias of its binary: runtime address minus address in the file.
     #[must_use]
     pub fn bias(&self) -> Bias {
         self.bias

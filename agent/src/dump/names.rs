@@ -21,7 +21,7 @@ pub struct Place {
     pub offset: u64,
     /// The function was made by the compiler, to adapt a call.
     pub wrapper: bool,
-    /// Where the function begins.
+    /// The first instruction of the function.
     pub entry: RuntimeAddr,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Whether the runtime shows a frame in a dump (`showfuncinfo`, `runtime/traceback.go`): everything but its own insides
+/// True if the runtime shows a frame in a dump (`showfuncinfo`, `runtime/traceback.go`): everything but its own insides
 /// and what the compiler put between two functions of the user.
 pub(crate) fn is_shown(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bool {
     if is_in_between(frame, wrapper, callee) {
@@ -102,7 +102,7 @@ pub(crate) fn is_shown(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bo
     }
 }
 
-/// Whether a frame is of what the compiler put between two functions of the user, which neither dumps nor profiles have
+/// True if a frame is of what the compiler put between two functions of the user, which neither dumps nor profiles have
 /// (`elideWrapperCalling`, `runtime/traceback.go`): unless it panicked.
 pub(crate) fn is_in_between(frame: &Frame, wrapper: bool, callee: Option<&str>) -> bool {
     let panicking =
@@ -110,7 +110,7 @@ pub(crate) fn is_in_between(frame: &Frame, wrapper: bool, callee: Option<&str>) 
     wrapper && !frame.inlined && !panicking
 }
 
-/// Whether a function of the runtime, without the package, is one that users call (`isExportedRuntime`).
+/// True if a function of the runtime, named without the package, is one that users call (`isExportedRuntime`).
 fn is_exported(name: &str) -> bool {
     let starts_upper = |text: &str| text.starts_with(|first: char| first.is_ascii_uppercase());
     match name.rsplit_once('.') {

@@ -22,7 +22,7 @@ const STATES: usize = 3;
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write_text(difference: &Difference, compared: bool, limit: usize, out: &mut impl Write) -> io::Result<()> {
     for note in [difference.only_counts, difference.only_starts].into_iter().flatten() {
         writeln!(out, "~ {note}")?;
@@ -116,7 +116,7 @@ struct Site<'a> {
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write_json(difference: &Difference, out: &mut impl Write) -> io::Result<()> {
     let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let site = |row: &Row| -> Vec<String> {
@@ -155,7 +155,7 @@ pub fn write_json(difference: &Difference, out: &mut impl Write) -> io::Result<(
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write_profile(
     before: Option<&Population>,
     after: &Population,

@@ -10,18 +10,18 @@ use serde::Serialize;
 
 use crate::leaks::Finding;
 
-/// What findings are of.
+/// The process that findings are about.
 #[derive(Clone, Debug)]
 pub struct Watched {
     /// The process.
     pub pid: u32,
     /// Its executable.
     pub exe: String,
-    /// What it was built with.
+    /// The Go version it was built with.
     pub go_version: String,
     /// Goroutines there are, the runtime's own among them.
     pub goroutines: u64,
-    /// How long it was watched.
+    /// The time it was watched.
     pub watched: Duration,
     /// One in how many goroutines was followed.
     pub stride: u64,
@@ -63,7 +63,7 @@ fn bytes(bytes: f64) -> String {
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write_text(watched: &Watched, findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
     let Watched { pid, exe, go_version, goroutines, .. } = watched;
     let name = exe.rsplit('/').next().unwrap_or_default();
@@ -216,7 +216,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write_json(watched: &Watched, findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
     let document = Document {
         schema: 1,

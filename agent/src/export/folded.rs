@@ -11,7 +11,7 @@ use crate::dump::Dump;
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut lines: BTreeMap<String, u64> = BTreeMap::new();
     for ((stack, _), group) in dump.by_stack() {

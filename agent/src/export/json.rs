@@ -23,7 +23,7 @@ struct Document<'a> {
     start_time: u64,
     exe: &'a str,
     go_version: String,
-    /// What `runtime.NumGoroutine` would say, whatever was selected.
+    /// The count `runtime.NumGoroutine` would give, whatever was selected.
     user: usize,
     system: usize,
     unsettled: Missing,
@@ -154,7 +154,7 @@ impl<'a> Goroutines<'a> {
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
     let census = dump.census;
     let (sites, site_numbers) = sites(dump);

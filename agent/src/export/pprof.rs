@@ -20,7 +20,7 @@ use crate::saved::profile::{Label, Location, Mapping, Sample};
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut builder = Builder::new(dump, dump.census.took);
     builder.add(dump, 1);
@@ -32,7 +32,7 @@ pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write_difference(before: &Dump<'_>, after: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
     let between = after.census.time.duration_since(before.census.time).unwrap_or_default();
     let mut builder = Builder::new(after, between);
@@ -41,7 +41,7 @@ pub fn write_difference(before: &Dump<'_>, after: &Dump<'_>, out: &mut impl Writ
     builder.finish().write(out)
 }
 
-/// What makes two samples one: their locations, and their labels as numbers of strings.
+/// The key by which samples are merged: their locations, and their labels as numbers of strings.
 type Key = (Vec<u64>, Vec<(i64, i64)>);
 
 struct Builder {

@@ -1,4 +1,4 @@
-//! What all JSON documents have in common.
+//! The parts that all JSON documents have in common.
 
 use std::time::SystemTime;
 

@@ -10,7 +10,7 @@ use crate::{
     runtime::WaitReasons,
 };
 
-/// What is asked for; everything must hold.
+/// The conditions asked for; everything must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     /// Has all of these labels.
@@ -79,7 +79,7 @@ fn site_matches(dump: &Dump<'_>, origin: Origin, glob: &GlobMatcher) -> bool {
         || glob.is_match(dump.names.start(origin.startpc))
 }
 
-/// Whether a pattern means a `go` statement: by its function, or by its file:line.
+/// True if a pattern means a `go` statement: by its function, or by its file:line.
 pub(crate) fn matches_statement(glob: &GlobMatcher, function: &str, file: &str, line: u32) -> bool {
     glob.is_match(function) || glob.is_match(format!("{file}:{line}"))
 }

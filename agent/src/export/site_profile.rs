@@ -19,7 +19,7 @@ use crate::{
     symbols::Frame,
 };
 
-/// What is profiled.
+/// The quantity that is profiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SiteProfile {
     /// Births, exits, live goroutines.
@@ -32,7 +32,7 @@ pub enum SiteProfile {
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write(
     profile: SiteProfile,
     process: &ProcessSnapshot,

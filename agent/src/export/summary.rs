@@ -16,7 +16,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut groups: Vec<_> = dump.by_stack().into_iter().collect();
     groups.sort_by_key(|(key, group)| (std::cmp::Reverse(group.count), *key));

@@ -1,4 +1,4 @@
-//! What every profile shares: its table of strings and of functions, its time, how it is written.
+//! The parts every profile shares: its table of strings and of functions, its time, how it is written.
 
 use std::{
     collections::HashMap,

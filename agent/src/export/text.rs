@@ -18,7 +18,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// What writing says.
+/// Errors of writing to `out`.
 pub fn write(dump: &Dump<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut text = String::new();
     for goroutine in dump.goroutines() {

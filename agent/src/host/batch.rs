@@ -28,7 +28,7 @@ pub struct Batch {
 pub(super) struct Piece {
     pub(super) address: u64,
     pub(super) bytes: u32,
-    /// Where in `Batch::bytes`; `None` until it was read.
+    /// Its offset in `Batch::bytes`; `None` until it was read.
     pub(super) at: Option<usize>,
 }
 
@@ -58,19 +58,19 @@ impl Batch {
         self.pieces.len() - 1
     }
 
-    /// How many bytes were asked for.
+    /// The number of bytes asked for.
     #[must_use]
     pub fn total_bytes(&self) -> usize {
         self.total
     }
 
-    /// How many pieces were asked for.
+    /// The number of pieces asked for.
     #[must_use]
     pub fn len(&self) -> usize {
         self.pieces.len()
     }
 
-    /// Whether nothing was asked for.
+    /// True if nothing was asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()

@@ -38,7 +38,7 @@ pub struct Place {
     pub unit: Option<String>,
 }
 
-/// What a process may use, counting every level above it. `None` where there is no limit or it is not known.
+/// Resources a process may use, counting every level above it. `None` where there is no limit or it is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
     /// CPUs: quota over period.
@@ -189,14 +189,14 @@ impl Proc {
         Ok(Cgroup::parse(&String::from_utf8_lossy(&self.read_limited(pid, "cgroup", MAX_CGROUP_BYTES)?)))
     }
 
-    /// Where the hierarchies are mounted, as the agent sees it: beside the /proc that is read.
+    /// The mount point of the hierarchies, as the agent sees it: beside the /proc that is read.
     #[must_use]
     pub fn cgroup_root(&self) -> PathBuf {
         let beside = self.root().parent().unwrap_or(Path::new("/")).join("sys/fs/cgroup");
         fs::canonicalize(&beside).unwrap_or(beside)
     }
 
-    /// How many CPUs `pid` may run on: its affinity.
+    /// The number of CPUs `pid` may run on: its affinity.
     ///
     /// # Errors
     ///

@@ -14,7 +14,7 @@ const MAX_VALUE_CHARACTERS: usize = 512;
 /// The variables kept.
 const NAMES: [&str; 5] = ["GODEBUG", "GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GOTRACEBACK"];
 
-/// What the runtime was told at its start.
+/// The settings the runtime got from its environment at its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
     variables: BTreeMap<&'static str, String>,

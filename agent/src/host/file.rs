@@ -75,7 +75,7 @@ impl FileSource {
         Ok((Self { file, version }, id))
     }
 
-    /// Where it is now, as the kernel tells this process; `None` for a file that has been deleted.
+    /// Its path now, as the kernel tells this process; `None` for a file that has been deleted.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         let path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())).ok()?;

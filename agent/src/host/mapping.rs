@@ -18,7 +18,7 @@ pub struct Mapping {
     pub start: RuntimeAddr,
     /// Just above its last address.
     pub end: RuntimeAddr,
-    /// Where in the file it starts.
+    /// The file offset of its first byte.
     pub offset: FileOffset,
     /// Which file, as far as the kernel's memory management tells files apart.
     pub file: MappedFile,

@@ -41,7 +41,7 @@ pub enum MemoryError {
     Unmapped {
         /// The process.
         pid: u32,
-        /// Where the piece starts.
+        /// The address of the piece.
         address: RuntimeAddr,
         /// Its length.
         bytes: usize,
@@ -73,7 +73,7 @@ pub trait Memory {
     /// [`MemoryError::Unmapped`].
     fn read_batch(&self, batch: &mut Batch) -> Result<(), MemoryError>;
 
-    /// Whether it is still the same address space that is read.
+    /// Checks that it is still the same address space that is read.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl ProcessMemory {
         Ok(memory)
     }
 
-    /// Whose memory it is.
+    /// The process that the memory is of.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.identity

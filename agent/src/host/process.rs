@@ -38,7 +38,7 @@ pub enum HostError {
     Unreadable {
         /// The file in /proc.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason it is refused.
         why: String,
     },
 }
@@ -116,7 +116,7 @@ impl Proc {
         Self { root }
     }
 
-    /// Where it is.
+    /// The path it is mounted at.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -146,7 +146,7 @@ impl Proc {
         Ok(pids)
     }
 
-    /// Who has `pid` now. A zombie counts as gone: it will never run again.
+    /// The process that has `pid` now. A zombie counts as gone: it will never run again.
     ///
     /// # Errors
     ///
@@ -205,7 +205,7 @@ impl Proc {
         fs::read_link(&path).map_err(|error| host_error(pid, &path, &error))
     }
 
-    /// How far the executable of `pid` was moved when it was loaded, given where its program headers are in the file's
+    /// The load bias of the executable of `pid`, given where its program headers are in the file's
     /// own addresses. The kernel tells every program where they ended up (AT_PHDR, in /proc/PID/auxv).
     ///
     /// # Errors
@@ -244,7 +244,7 @@ impl Proc {
         Ok(bytes)
     }
 
-    /// How long each thread of `pid` has run, in nanoseconds. Empty where the kernel does not say.
+    /// The CPU time of each thread of `pid`, in ns. Empty where the kernel does not say.
     #[must_use]
     pub fn thread_times(&self, pid: u32) -> Vec<(u32, u64)> {
         let Ok(threads) = fs::read_dir(self.path(pid, "task")) else { return Vec::new() };
@@ -252,7 +252,7 @@ impl Proc {
         tids.filter_map(|tid| Some((tid, self.thread_time(pid, tid)?.ran_ns))).collect()
     }
 
-    /// How long one thread has run, and whether it sleeps. `None` where it is gone or the kernel does not say.
+    /// The CPU time of one thread, and whether it sleeps. `None` where it is gone or the kernel does not say.
     #[must_use]
     pub fn thread_time(&self, pid: u32, tid: u32) -> Option<ThreadTime> {
         let task = self.path(pid, "task").join(tid.to_string());

@@ -1,4 +1,4 @@
-//! What the threads of a process do right now: registers and stack of those that run, sampled by the kernel's perf events
+//! The current state of a process's threads: registers and stack of those that run, sampled by the kernel's perf events
 //! (`perf_event_open(2)`).
 //!
 //! A sample is taken in an interrupt, registers and stack at one instant; the thread goes on when it is over, after some
@@ -81,7 +81,7 @@ impl Threads {
     ///
     /// # Errors
     ///
-    /// What the kernel says where it lets no thread be sampled. One that ends meanwhile is passed over.
+    /// The kernel's error where it lets no thread be sampled. One that ends meanwhile is passed over.
     pub fn sample(&self) -> io::Result<Sampling> {
         let mut samplers = Vec::new();
         let mut refused = None;

@@ -1,4 +1,4 @@
-//! What is known of each binary, and its probes: worked out once, shared by all its processes.
+//! Facts about each binary, and its probes: worked out once, shared by all its processes.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,7 @@ pub enum Refusal {
     /// The file cannot be read or is damaged.
     #[error("{0}")]
     Binary(String),
-    /// Where the fields of `g` are is not known.
+    /// The offsets of the fields of `g` are not known.
     #[error("{0}")]
     Layout(String),
     /// No exact set of probes exists.
@@ -47,7 +47,7 @@ pub enum Refusal {
     /// Another architecture than the agent's, under emulation.
     #[error("it is built for another processor architecture than parkranger")]
     Architecture,
-    /// Where the fields of `g` are is only supposed, and the process's memory does not prove it.
+    /// The offsets of the fields of `g` are only supposed, and the process's memory does not prove it.
     #[error("{0}")]
     Unproved(String),
     /// The runtime is in a shared object that cannot be watched.
@@ -74,9 +74,9 @@ pub struct ProbeSet {
 
 /// A binary that can be watched.
 pub struct Watchable {
-    /// What there is to know of it without its probes.
+    /// All that is known of it apart from its probes.
     pub go: Arc<GoBinary>,
-    /// Where the program headers are in the file's addresses: with what the process says, the bias.
+    /// Address of the program headers as the file has it: with what the process says, the bias.
     pub program_headers: VirtAddr,
     /// The instructions to probe.
     pub plan: Plan,
@@ -85,7 +85,7 @@ pub struct Watchable {
     /// Set once some process's memory agreed with the layout.
     proved: AtomicBool,
     names: Mutex<Cache<(VirtAddr, VirtAddr), SiteNames>>,
-    /// Where its runtime keeps its numbers, once that is worked out.
+    /// Addresses of its runtime's numbers, once they are worked out.
     places: Arc<OnceLock<NumberPlaces>>,
 }
 
@@ -106,12 +106,12 @@ impl SiteNames {
     }
 }
 
-/// What one generation of the names of a binary's sites may weigh: some thousand sites. Those that are shown are asked for
-/// with every snapshot.
+/// Upper bound of one generation of the names of a binary's sites, in bytes: some thousand sites. Those that
+/// are shown are asked for with every snapshot.
 const NAMES_BYTES: usize = 1 << 20;
 
 impl Watchable {
-    /// Whether memory has agreed with the layout.
+    /// True once the memory of a process has agreed with the layout.
     pub(crate) fn is_proved(&self) -> bool {
         self.proved.load(Ordering::Relaxed)
     }
@@ -120,7 +120,7 @@ impl Watchable {
         self.proved.store(true, Ordering::Relaxed);
     }
 
-    /// Where its runtime counts goroutines; `None` where it does not, or that is not worked out yet.
+    /// Addresses by which its runtime counts goroutines; `None` where it does not, or they are not worked out yet.
     pub(crate) fn number_places(&self) -> Option<&NumberPlaces> {
         self.places.get().filter(|places| places.has_goroutine_totals())
     }
@@ -175,7 +175,7 @@ pub struct Binaries {
     next: u32,
 }
 
-/// What was found, and the version of the file it was found in: an inode is used again for another file.
+/// The outcome for a file, and the version of the file it was found in: an inode is used again for another file.
 struct Known {
     version: FileVersion,
     outcome: Result<Arc<Watchable>, Refusal>,

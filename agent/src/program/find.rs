@@ -1,4 +1,4 @@
-//! Where the Go runtime of a process is: in its executable, or in a shared object it has loaded (`-buildmode=c-shared`
+//! Finds the Go runtime of a process: in its executable, or in a shared object it has loaded (`-buildmode=c-shared`
 //! in Python, a plugin of a C server).
 //!
 //! Only processes whose executable is no Go program have their other files looked at, each file once per host. Of two
@@ -15,7 +15,7 @@ use crate::{
     host::{FileId, HostError, Mapping, Proc},
 };
 
-/// Whether a process has had time to set up its runtime.
+/// The age of a process, for whether it has had time to set up its runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Age {
     /// It was found running.
@@ -31,12 +31,12 @@ pub struct Found {
     pub file: FileId,
     /// The process's executable, as the process sees it.
     pub exe: PathBuf,
-    /// Where the binary's code is in the process, if it is not the executable.
+    /// The mapping of the binary's code in the process, if the binary is not the executable.
     pub library: Option<Mapping>,
 }
 
 impl Found {
-    /// How far the binary was moved when process `pid` loaded it.
+    /// The load bias of the binary in process `pid`: runtime address minus address in the file.
     ///
     /// # Errors
     ///
@@ -61,7 +61,7 @@ impl Found {
 ///
 /// # Errors
 ///
-/// What looking at the process says; then nothing is known about it.
+/// The error of looking at the process; then nothing is known about it.
 pub fn find(
     proc: &Proc,
     binaries: &mut Binaries,

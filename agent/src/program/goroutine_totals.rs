@@ -1,4 +1,4 @@
-//! How many goroutines a process has made and has, by the runtime's own counts: a few words of its memory.
+//! The number of goroutines a process has made and has, by the runtime's own counts: a few words of its memory.
 //!
 //! - made: `sched.goidgen` counts goids. A processor takes sixteen at a time and keeps the rest (`goidcache` up to
 //!   `goidcacheend`), one that is gone, too, so all that ever were are asked: `allp` up to its capacity.
@@ -34,7 +34,7 @@ const MAX_STRUCTS: u64 = 1 << 25;
 /// More goroutines of the runtime's own, C threads among them, than there can be.
 const MAX_SYSTEM: u64 = 1 << 20;
 
-/// What is read of `sched`, and of the lists of goroutine structs and processors.
+/// The words read of `sched`, and of the lists of goroutine structs and processors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shared {
     goidgen: u64,

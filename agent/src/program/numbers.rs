@@ -1,5 +1,5 @@
-//! What the Go runtime knows of itself: garbage collections, heap, threads, processors. Read out of its own variables,
-//! where [`NumberPlaces`] knows them.
+//! The Go runtime's numbers about itself: garbage collections, heap, threads, processors. Read out of its own
+//! variables, where [`NumberPlaces`] knows them.
 
 use crate::{
     address::{Bias, RuntimeAddr, VirtAddr},

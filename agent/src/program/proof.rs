@@ -1,4 +1,4 @@
-//! Whether the memory of a live process agrees with the layout of its binary: asked before a number of it is shown.
+//! Checks that the memory of a live process agrees with the layout of its binary: done before a number of it is shown.
 //!
 //! The list of all goroutines must be where the binary's code says, and its entries must be goroutine structs by the
 //! layout: each names itself, has a stack and a known status, and the first comes from functions of the binary
@@ -13,13 +13,13 @@ use crate::{
     host::{Identity, Proc, ProcessMemory, patience},
 };
 
-/// How long a process may keep its memory from being read: it can for ever.
+/// Longest wait for a read of a process's memory, which a process can hold back for ever.
 const LIMIT: Duration = Duration::from_millis(500);
 /// Structs change while they are read; what is wrong three times in a row is wrong.
 const TRIES: u32 = 3;
 const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
-/// What memory says of a layout.
+/// The verdict of a process's memory on a layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Proof {
     /// It agrees.

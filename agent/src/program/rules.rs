@@ -9,7 +9,7 @@ use globset::{Glob, GlobMatcher};
 
 use crate::host::{HostError, Proc, user_id};
 
-/// What processes must be, and must not be.
+/// Conditions that processes must meet, and those that leave them out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
     /// Of each kind that there is, one must match.
@@ -44,7 +44,7 @@ pub struct User {
 }
 
 impl Rules {
-    /// Whether a process is to be watched. No more is read of it than rules ask for.
+    /// True if a process is to be watched. No more is read of it than rules ask for.
     ///
     /// # Errors
     ///
@@ -136,7 +136,7 @@ impl Pattern {
         self.0.glob().glob()
     }
 
-    /// Whether it matches a path or, if it has no slash, one of these names on it.
+    /// True if it matches a path or, if it has no slash, one of these names on it.
     fn matches(&self, path: impl AsRef<Path>, mut names: impl Iterator<Item: AsRef<Path>>) -> bool {
         if self.text().contains('/') { self.0.is_match(path) } else { names.any(|name| self.0.is_match(name)) }
     }

@@ -24,7 +24,7 @@ impl Target {
         }
     }
 
-    /// Whether a process is meant. The agent never watches itself.
+    /// True if a process is meant. The agent never watches itself.
     ///
     /// # Errors
     ///
@@ -37,7 +37,7 @@ impl Target {
         }
     }
 
-    /// Whether a process that ended before anyone could look is meant, as far as its executable tells: where more is
+    /// True if a process that ended before anyone could look is meant, as far as its executable tells: where more is
     /// asked, it is not.
     #[must_use]
     pub fn wants_by_name(&self, exe: &Path) -> bool {

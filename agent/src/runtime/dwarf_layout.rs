@@ -20,7 +20,7 @@ use crate::binary::{
 };
 
 const MAX_SECTION_BYTES: u64 = 256 << 20;
-/// How far into the debug information is looked; the struct is within the first MiBs.
+/// Bytes of the debug information that are searched; the struct is within the first MiBs.
 const MAX_LOOKED_AT_BYTES: usize = 64 << 20;
 const LENGTH_BYTES: usize = 4;
 const MAX_FIELDS: usize = 512;
@@ -38,7 +38,7 @@ pub(super) fn read(binary: &Binary) -> Result<Option<Layout>, BinaryError> {
     read_struct(binary, b"runtime.g", |g| layout(&g.fields, g.size))
 }
 
-/// What `complete` makes of one of the runtime's structs; it is asked again with more of it where it makes nothing.
+/// The result of `complete` for one of the runtime's structs; it is asked again with more of it where it makes nothing.
 /// `Ok(None)` where there is no DWARF or no such struct in it.
 pub(super) fn read_struct<T>(
     binary: &Binary,
@@ -81,7 +81,7 @@ struct Search<'i> {
 }
 
 impl Search<'_> {
-    /// How long the unit at `at` is, its length included. `None` at the end of what is looked at.
+    /// Bytes of the unit at `at`, its length field included. `None` at the end of what is looked at.
     fn unit_bytes(&mut self, at: usize) -> Result<Option<usize>, BinaryError> {
         /// Stands for a length of 64 bits, which Go does not write.
         const FIRST_RESERVED: u32 = 0xffff_fff0;
@@ -103,7 +103,7 @@ impl Search<'_> {
         Ok(start)
     }
 
-    /// Whether the unit is called `runtime`. What DWARF says wrongly is the same as what it does not say.
+    /// True if the unit is called `runtime`. Wrong DWARF counts as none.
     fn is_runtime(&mut self, at: usize, bytes: usize) -> Result<bool, BinaryError> {
         /// Its header and first entry.
         const ROOT_BYTES: usize = 4096;
@@ -167,7 +167,7 @@ impl Search<'_> {
 
 /// A unit, cut out of its section, without its line program and address ranges, which nothing here needs.
 struct Unit<'a> {
-    /// Where it starts in the section.
+    /// Its offset in the section.
     at: usize,
     header: gimli::UnitHeader<Slice<'a>>,
     abbreviations: Arc<Abbreviations>,
@@ -185,7 +185,7 @@ impl<'a> Unit<'a> {
         }
     }
 
-    /// What an attribute refers to, if that is in this unit.
+    /// The entry that an attribute refers to, if it is in this unit.
     fn target(&self, value: Option<AttributeValue<Slice<'a>>>) -> Option<UnitOffset> {
         match value? {
             AttributeValue::UnitRef(offset) => Some(offset),

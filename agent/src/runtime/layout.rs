@@ -6,7 +6,7 @@
 use super::{dwarf_layout, layouts::Row, table::ROWS};
 use crate::binary::{Binary, BinaryError};
 
-/// Where the fields of `struct g` are, in bytes from its start. The same on amd64 and arm64.
+/// Offsets of the fields of `struct g`, in bytes from its start. The same on amd64 and arm64.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// `stack.lo`: lowest address of the stack.
@@ -49,11 +49,11 @@ pub struct Layout {
     pub labels: u32,
     /// Size of the struct.
     pub size: u32,
-    /// Where these numbers come from.
+    /// The source of these offsets.
     pub source: LayoutSource,
 }
 
-/// Where a layout comes from.
+/// The source of a layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayoutSource {
     /// The binary's own DWARF.
@@ -78,7 +78,7 @@ pub enum LayoutSource {
 }
 
 impl LayoutSource {
-    /// Whether it is only supposed: then nothing is shown before a process's memory has proved it.
+    /// True if it is only supposed: then nothing is shown before a process's memory has proved it.
     #[must_use]
     pub fn is_guess(&self) -> bool {
         matches!(self, Self::Neighbour { .. } | Self::NewestKnown { .. })

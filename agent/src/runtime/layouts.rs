@@ -1,11 +1,11 @@
-//! What a row of the table of layouts means, and which row is a binary's.
+//! The rows of the table of layouts, and the choice of a binary's row.
 //!
 //! The rows are in `table`, which `cargo xtask layouts` writes from the DWARF of real toolchains for amd64 and arm64.
 
 use super::{Layout, LayoutSource, table::ROWS};
 use crate::binary::GoVersion;
 
-/// Where fields are in the structs of one minor version of Go: bytes from the start of the struct, and sizes in bytes.
+/// Offsets of fields in the structs of one minor version of Go: bytes from the start of the struct, and sizes in bytes.
 /// `xtask/src/layouts` names the fields in the same order.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Row {

@@ -1,4 +1,4 @@
-//! What changes with a Go version: offsets in runtime structs, wait reasons, which goroutines are the runtime's own.
+//! Everything that changes with a Go version: offsets in runtime structs, wait reasons, system goroutines.
 //!
 //! The one place of versions. A binary is asked first (its DWARF, its code); the table in `layouts` is for binaries
 //! without DWARF. Either way a layout is a hypothesis until it is checked against the memory of a live process.

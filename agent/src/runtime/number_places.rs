@@ -1,4 +1,4 @@
-//! Where the runtime keeps its numbers, in a binary.
+//! Addresses of the runtime's numbers in a binary.
 //!
 //! Variables are found by name in the symbol table, and a number is read only where the Go version is in the table and the
 //! variable has the very size it has there: an experiment or a patch that moved fields changes the size. A stripped binary
@@ -21,7 +21,7 @@ use crate::{
 const MAX_SYMBOLS_BYTES: u64 = 256 << 20;
 const SYMBOL_BYTES: usize = 24;
 
-/// Where the numbers are in a binary.
+/// Addresses of the runtime's numbers in a binary.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NumberPlaces {
     /// `memstats`: `pause_total_ns`, `numgc`.
@@ -33,11 +33,11 @@ pub struct NumberPlaces {
     pub(crate) gomaxprocs: Option<VirtAddr>,
     /// `allp`, and where in a `p` its queue is: `p.goidcache`, which is in front of it.
     pub(crate) allp: Option<(VirtAddr, u64)>,
-    /// What goroutines are counted by.
+    /// The variables that count goroutines.
     pub(crate) goroutines: Option<GoroutineCountPlaces>,
 }
 
-/// Where a runtime counts its goroutines.
+/// Addresses by which a runtime counts its goroutines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GoroutineCountPlaces {
     /// `sched.goidgen`, `sched.ngsys`.

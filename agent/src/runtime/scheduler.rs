@@ -1,4 +1,4 @@
-//! Where the scheduler keeps the goids that a processor will give next: `m.p`, `p.goidcache` (`runtime/runtime2.go`).
+//! Offsets of the goids that a processor will give next: `m.p`, `p.goidcache` (`runtime/runtime2.go`).
 //!
 //! The fields stand before everything that patch releases and experiments have moved. The numbers prove themselves:
 //! the stock of a processor is at most sixteen goids, and those that it gives turn up in the census.

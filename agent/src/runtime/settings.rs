@@ -6,7 +6,7 @@
 
 use crate::binary::GoVersion;
 
-/// What a process was told, and by its build.
+/// Settings of a process, from its environment and its build.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings<'a> {
     /// GODEBUG of the environment.
@@ -23,7 +23,7 @@ pub struct Settings<'a> {
     pub gotraceback: Option<&'a str>,
 }
 
-/// What a process may use. `None` where there is no limit or it is not known.
+/// Resources a process may use. `None` where there is no limit or it is not known.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowance {
     /// CPUs by quota.

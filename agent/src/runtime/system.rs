@@ -1,6 +1,6 @@
 //! Which goroutines belong to the runtime.
 
-/// Whether a goroutine with that start function is one of the runtime's own, as `runtime.NumGoroutine` counts.
+/// True if a goroutine with that start function is one of the runtime's own, as `runtime.NumGoroutine` counts.
 ///
 /// The rule of `isSystemGoroutine` (`runtime/traceback.go`). The runtime shows its finalizer and cleanup goroutines
 /// ([`calls_users`]) in dumps while they run user code: their stacks tell. `NumGoroutine` never counts them.

@@ -1,4 +1,4 @@
-//! What the numbers in `g.waitreason` mean, read out of the binary itself.
+//! Names of the numbers in `g.waitreason`, read out of the binary itself.
 //!
 //! The numbers were re-sorted in Go 1.26 and changed within 1.23, so no table of ours could be right. The array behind
 //! `runtime.waitReason.String` is (`runtime/runtime2.go`): its address is an operand of that function, its length the
@@ -78,7 +78,7 @@ impl WaitReasons {
         self.names.get(usize::from(reason)).map(String::as_str)
     }
 
-    /// How many wait reasons the binary knows.
+    /// The number of wait reasons the binary knows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.names.len()

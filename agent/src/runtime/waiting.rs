@@ -1,4 +1,5 @@
-//! What a parked goroutine waits on: `runtime.sudog` and the head of `runtime.hchan` (`runtime/runtime2.go`, `chan.go`).
+//! Layouts of the objects a parked goroutine waits on: `runtime.sudog` and the head of `runtime.hchan`
+//! (`runtime/runtime2.go`, `chan.go`).
 //!
 //! The offsets changed once, in Go 1.26, when two pointers of `sudog` became pairs for the leak detector. Memory proves
 //! them: the first word of a sudog is the goroutine it was reached from.
@@ -6,7 +7,7 @@
 use super::layouts::Row;
 use crate::binary::GoVersion;
 
-/// Where the fields of `struct sudog` are, in bytes from its start.
+/// Offsets of the fields of `struct sudog`, in bytes from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SudogLayout {
     /// `g`: whose it is.
@@ -19,7 +20,7 @@ pub(crate) struct SudogLayout {
     pub(crate) channel: usize,
     /// Size of the struct.
     pub(crate) size: u32,
-    /// Whether locks (mutexes, wait groups, conditions) hang on `g.waiting` too.
+    /// True if locks (mutexes, wait groups, conditions) hang on `g.waiting` too.
     pub(crate) has_locks: bool,
 }
 
@@ -43,6 +44,6 @@ pub(crate) mod channel {
     pub(crate) const ELEM_BYTES: usize = 24;
     /// `closed`, 4 bytes.
     pub(crate) const CLOSED: usize = 28;
-    /// How much of it is read.
+    /// Bytes of it that are read.
     pub(crate) const HEAD_BYTES: u32 = 32;
 }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, hash::Hash};
 /// survives; what is not asked for during a whole generation goes.
 pub(crate) struct Cache<K, V> {
     capacity: usize,
-    /// What the young ones weigh.
+    /// The weight of the young ones.
     weight: usize,
     young: HashMap<K, Entry<V>>,
     old: HashMap<K, Entry<V>>,

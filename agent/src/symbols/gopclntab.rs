@@ -61,7 +61,8 @@ pub(super) fn unwrapped(binary: &Binary, start_pc: VirtAddr) -> Result<Option<Vi
     Ok(Some(pc))
 }
 
-/// What a wrapper calls, if that is one function beside the runtime's own (which grow the stack and check for nil).
+/// The function a wrapper calls, if it is the only one beside the runtime's own (which grow the stack and check for
+/// nil).
 fn only_call(binary: &Binary, record: &Record) -> Result<Option<VirtAddr>, SymbolError> {
     let function = binary.function(record)?;
     if !function.wrapper || function.entry.0 != record.entry {

@@ -31,7 +31,8 @@ use crate::{
 pub(crate) use cache::Cache;
 use dwarf::Dwarf;
 
-/// What one generation of the answers kept may weigh: some thousand pcs. A stack frame is asked for again and again.
+/// Upper bound of one generation of the answers kept, in bytes: some thousand pcs. A stack frame is asked for again
+/// and again.
 const CACHED_BYTES: usize = 1 << 20;
 /// The names and files of one answer; real ones have some hundred bytes.
 const MAX_TEXT_BYTES: usize = 64 << 10;
@@ -51,7 +52,7 @@ pub struct Frame {
     pub file: String,
     /// Line in that file, 0 where unknown.
     pub line: u32,
-    /// Whether this function was inlined into the next frame.
+    /// True if this function was inlined into the next frame.
     pub inlined: bool,
 }
 
@@ -70,7 +71,7 @@ impl Frame {
         Self { function, symbol: None, file, line, inlined }
     }
 
-    /// What its names and its file take of memory, at most.
+    /// Upper bound of the memory its names and its file take, in bytes.
     pub(crate) fn text_bytes(&self) -> usize {
         self.function.len() + self.symbol().len() + self.file.len()
     }
@@ -82,7 +83,7 @@ impl Frame {
     }
 }
 
-/// Where frames are taken from.
+/// The source of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SymbolSource {
     /// gopclntab, and for what that does not know (C code) DWARF, where the binary has it and it is of reasonable size.
@@ -167,7 +168,7 @@ impl Symbolizer {
     }
 
     fn frames_at(&self, pc: VirtAddr) -> Result<Arc<[Frame]>, SymbolError> {
-        /// What an answer weighs beside its frames.
+        /// Weight of an answer beside its frames, in bytes.
         const ENTRY_BYTES: usize = 64;
         let lock = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(frames) = lock().get(pc) {
@@ -200,7 +201,7 @@ impl Symbolizer {
         }
     }
 
-    /// What DWARF says, with the physical function's name as the runtime has it. Empty where it knows no function.
+    /// The frames by DWARF, with the physical function's name as the runtime has it. Empty where it knows no function.
     fn ask_dwarf(&self, pc: VirtAddr) -> Result<Vec<Frame>, SymbolError> {
         let Some(dwarf) = &self.dwarf else { return Ok(Vec::new()) };
         let Some(mut frames) = dwarf.frames_at(pc)? else { return Ok(Vec::new()) };

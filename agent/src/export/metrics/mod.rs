@@ -29,14 +29,14 @@ use crate::{
     snapshot::{Contexts, ProcessContext, ProcessSnapshot, Snapshot},
 };
 
-/// What the text is sent as.
+/// The content type of the text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// Writes a snapshot in Prometheus's text format.
 ///
 /// # Errors
 ///
-/// What the encoder says of the families.
+/// Errors of encoding the families.
 pub fn render(snapshot: &Snapshot, facts: &Contexts, book: &mut SiteBook) -> prometheus::Result<String> {
     TextEncoder::new().encode_to_string(&families(snapshot, facts, book))
 }

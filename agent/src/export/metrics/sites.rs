@@ -32,7 +32,7 @@ impl SiteCounts {
         self.parks += more.parks;
     }
 
-    /// What came after `earlier`; of live goroutines there is no earlier.
+    /// The counts added since `earlier`; live goroutines are a level and stay as they are.
     fn since(self, earlier: Self) -> Self {
         Self {
             live: self.live,
@@ -74,7 +74,7 @@ pub(super) struct Chosen<'a> {
     pub(super) sites: Vec<(&'a SiteSnapshot, SiteCounts, u64)>,
     pub(super) other: SiteCounts,
     pub(super) other_stack_bytes: u64,
-    /// How many sites `other` is.
+    /// The number of sites in `other`.
     pub(super) others: usize,
 }
 
@@ -86,7 +86,7 @@ struct ProcessBook {
     sites: Vec<(Site, usize)>,
     by_name: HashMap<u64, usize, RandomState>,
     series: Vec<Series>,
-    /// What was in series that are no more.
+    /// The counts of series that are no more.
     retired: SiteCounts,
     other: SiteCounts,
 }
@@ -97,7 +97,7 @@ struct Series {
     now: SiteCounts,
     before: SiteCounts,
     first_live: Option<i64>,
-    /// Where in the snapshot a site of that name is.
+    /// The index in the snapshot of a site of that name.
     example: Option<usize>,
     /// Has its own series since it had these counts.
     shown_from: Option<SiteCounts>,

@@ -45,7 +45,7 @@ impl Sections {
         Ok(Self { sections, bytes: limit_bytes.saturating_sub(left) as usize })
     }
 
-    /// What keeping them costs.
+    /// The memory they take, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -54,7 +54,7 @@ impl Sections {
         self.sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian))
     }
 
-    /// How long the header of the line table at `offset` is. Refuses one that claims more than real ones have: gimli
+    /// Bytes of the header of the line table at `offset`. Refuses one that claims more than real ones have: gimli
     /// allocates by what it says.
     pub(super) fn line_header_bytes(&self, offset: usize) -> gimli::Result<u64> {
         const MAX_LINE_HEADER_BYTES: u64 = 1 << 20;

@@ -16,7 +16,7 @@ use crate::symbols::{Frame, SymbolError, gopclntab::MAX_INLINE_DEPTH};
 const MAX_ORIGINS: u32 = 8;
 const MAX_PATH_BYTES: usize = 4096;
 
-/// What one question may still cost. Crafted data runs out of it; real data does not come near.
+/// The work one question may still cost. Crafted data runs out of it; real data does not come near.
 pub(super) struct Budget {
     ranges: u32,
     rows: u32,
@@ -192,7 +192,7 @@ impl Unit {
         Ok(())
     }
 
-    /// What keeping this costs.
+    /// The memory this takes, in bytes.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(self.functions.as_slice())
             + size_of_val(self.sequences.as_slice())
