@@ -15,6 +15,7 @@ use crate::{
     apt,
     go::Release,
     paths::{Paths, in_path},
+    qemu::Qemu,
     step::{fresh, openly, output_of, quietly, step},
 };
 
@@ -51,6 +52,7 @@ pub(crate) const ARM64: Machine = Machine {
 pub(crate) struct Guest<'a> {
     paths: &'a Paths,
     machine: &'a Machine,
+    qemu: Qemu,
     folder: PathBuf,
     /// For logs.
     name: String,
@@ -60,10 +62,9 @@ impl<'a> Guest<'a> {
     /// Downloads what is missing: the newest cloud kernel that the suite has. One that is there already is kept, unless
     /// there is to be an `update`.
     pub(crate) fn new(paths: &'a Paths, machine: &'a Machine, suite: &str, update: bool) -> Result<Self> {
-        for (program, package) in [(machine.qemu, machine.package), ("cpio", "cpio")] {
-            if in_path(program).is_none() {
-                apt::ensure(paths, &[package], "to boot another kernel")?;
-            }
+        let qemu = Qemu::ensure(paths, machine.qemu, machine.package)?;
+        if in_path("cpio").is_none() {
+            apt::ensure(paths, &["cpio"], "to boot another kernel")?;
         }
         let name = format!("{}-{suite}", machine.arch);
         let folder = paths.cache.join("guests").join(&name);
@@ -78,7 +79,7 @@ impl<'a> Guest<'a> {
                 quietly(&mut command, &log)
             })?;
         }
-        let guest = Self { paths, machine, folder, name };
+        let guest = Self { paths, machine, qemu, folder, name };
         guest.furnish()?;
         Ok(guest)
     }
@@ -119,8 +120,9 @@ impl<'a> Guest<'a> {
         let initrd = self.folder.join("initrd");
         let pack = format!("find . | cpio -o -H newc --quiet | gzip -1 > '{}'", initrd.display());
         quietly(Command::new("sh").args(["-c", &pack]).current_dir(self.root()), &self.paths.log(&self.name))?;
-        let output = Command::new("timeout")
-            .args([SECONDS, self.machine.qemu])
+        let output = self
+            .qemu
+            .command(SECONDS)
             .args(self.machine.args)
             .args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-nographic", "-no-reboot", "-append"])
             .arg(format!("console={} quiet panic=-1", self.machine.console))

@@ -25,6 +25,7 @@ mod matrix;
 mod others;
 mod paths;
 mod proof;
+mod qemu;
 mod rust;
 mod schemathesis;
 mod setup;
