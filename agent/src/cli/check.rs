@@ -17,7 +17,13 @@ use crate::{
     watch::WatchError,
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  parkranger check               what the kernel and these privileges allow
+  parkranger check --pid 4242    what would be probed in a process, or why not";
+
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     #[command(flatten)]
     target: TargetOptions,

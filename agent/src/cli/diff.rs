@@ -25,7 +25,13 @@ use crate::{
     saved::{self, MAX_BYTES, Saved},
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  parkranger diff old.txt 4242    who came and went since the dump was saved
+  parkranger diff old.txt         one dump, grouped";
+
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     /// A saved dump or profile (debug=1, debug=2, proto, or of parkranger dump), an http:// URL of one, a pid, or the name of
     /// an executable.

@@ -18,7 +18,15 @@ use crate::{
     printable::Lines,
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  parkranger dump --pid 4242                              as the runtime prints it
+  parkranger dump --pid 4242 --format summary             equal stacks counted
+  parkranger dump --pid 4242 --format pprof -o g.pb.gz    for go tool pprof
+  parkranger dump --pid 4242 --state 'chan receive'       only those that wait for that";
+
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     /// The process.
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]

@@ -43,7 +43,14 @@ const ENOUGH_SIGHTS: u64 = 3;
 /// Between two lines that say how it goes.
 const PROGRESS: Duration = Duration::from_secs(5);
 
+const EXAMPLES: &str = "\
+Examples:
+  parkranger leaks 4242                  watches for a minute at most, ends early when it is sure
+  parkranger leaks 4242 --for 10m        for slow leaks
+  parkranger leaks 4242 --since-start    what the ages of goroutines tell at once";
+
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     /// The process: its pid, or the name of its executable.
     target: OneTarget,

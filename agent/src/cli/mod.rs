@@ -32,7 +32,7 @@ leaks found.";
 /// Watches the scheduler of Go processes from outside: goroutine births, parks and exits per creation site, live, with no
 /// pprof endpoint, no rebuild, no restart and no stop of the target.
 #[derive(Debug, Parser)]
-#[command(name = "parkranger", version, after_help = AFTER_HELP, mut_subcommands(|command| command.after_help(AFTER_HELP)))]
+#[command(name = "parkranger", version, after_help = AFTER_HELP, mut_subcommands(with_exit_codes))]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -62,6 +62,12 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// A command's help ends with its examples, if it has some, and with the exit codes.
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    let examples = command.get_after_help().map(|examples| format!("{examples}\n\n")).unwrap_or_default();
+    command.after_help(format!("{examples}{AFTER_HELP}"))
 }
 
 /// Runs the command line of this process.

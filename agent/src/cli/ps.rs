@@ -19,7 +19,13 @@ use crate::{
     views::ps::{Build, List, Row},
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  parkranger ps           all of this host
+  parkranger ps --json    for programs";
+
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     #[command(flatten)]
     target: TargetOptions,

@@ -31,7 +31,15 @@ use crate::{
 /// Shortest interval: below it the agent would do nothing but read.
 const SHORTEST: Duration = Duration::from_millis(50);
 
+const EXAMPLES: &str = "\
+Examples:
+  parkranger top                                   every Go process of the host, now and later
+  parkranger top --pid 4242 --stacks               one process, with who called the first sites
+  parkranger top --exe 'api-*' --sort births       by file name
+  parkranger top --pid 4242 --for 10s --json       a line of JSON per interval";
+
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Options {
     #[command(flatten)]
     target: TargetOptions,
