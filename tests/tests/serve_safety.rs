@@ -182,7 +182,7 @@ fn garbage() {
             (format!("{goroutines}?label=x"), 400),
             (format!("{goroutines}?from=-1"), 400),
             (format!("{goroutines}?system=yes"), 400),
-            (format!("{goroutines}?state=%00%ff%0d%0a"), 200),
+            (format!("{goroutines}?state=%00%ff%0d%0a"), 404),
             (format!("{profile}?debug=x"), 400),
             (format!("{profile}?seconds=301"), 400),
             (format!("{profile}?seconds=-1"), 400),

@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use axum::{
     Extension,
     extract::{Path, State as Extracted},
-    http::{HeaderMap, HeaderValue, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::Response,
 };
 use clap::ValueEnum as _;
@@ -96,7 +96,8 @@ pub(super) async fn goroutines(
     let pass = pass(&state, peer.client)?;
     let all = Detail { stacks: true, labels: true, waits: true };
     let read = read(&state, of, all).await?;
-    selection.check_state(read.subject.wait_reasons()).map_err(Problem::bad)?;
+    let unknown = |why| Problem::new(StatusCode::NOT_FOUND, "state", why);
+    selection.check_state(read.subject.wait_reasons()).map_err(unknown)?;
     answer(&state, pass, move |reply| page.write(&read, &selection, &uri, reply)).await
 }
 
