@@ -134,7 +134,8 @@ impl<'a> Guest<'a> {
             .output()
             .context("cannot start qemu")?;
         let console = self.paths.log(&format!("{}-console", self.name));
-        fs::write(&console, String::from_utf8_lossy(&output.stdout).replace('\r', ""))?;
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        fs::write(&console, format!("{}{complaints}", String::from_utf8_lossy(&output.stdout).replace('\r', "")))?;
         Ok(console)
     }
 }

@@ -49,8 +49,9 @@ impl Qemu {
         let mut command = Command::new("timeout");
         command.arg(seconds).arg(&self.program);
         if let Some(root) = &self.root {
-            let libraries = root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
-            command.env("QEMU_MODULE_DIR", libraries.join("qemu")).env("LD_LIBRARY_PATH", libraries);
+            let below = |folder: &str| root.join(format!("{folder}/{}-linux-gnu", std::env::consts::ARCH));
+            let libraries = format!("{}:{}", below("usr/lib").display(), below("lib").display());
+            command.env("QEMU_MODULE_DIR", below("usr/lib").join("qemu")).env("LD_LIBRARY_PATH", libraries);
             for folder in ["usr/share/qemu", "usr/share/seabios"] {
                 command.arg("-L").arg(root.join(folder));
             }
