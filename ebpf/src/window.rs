@@ -1,6 +1,8 @@
 //! Births and exits told one by one, for the one process that is audited.
 
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user};
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user, generated};
 use parkranger_common::{
     counts::{ProcessId, SiteKey},
     record::{Birth, Exit, Header, Tag, Tagged},
@@ -48,7 +50,7 @@ fn word(index: usize) -> u64 {
 /// Tells of a birth, with the goids its processor has in stock. `told` is a [`Told`].
 #[inline(never)]
 pub fn tell_birth(creator: u64, site: &SiteKey, told: u64) {
-    let (p, [goidcache, goidcacheend]) = stock(creator).unwrap_or_default();
+    let (p, [goidcache, goidcacheend]) = stock(creator);
     let tag = if told == Told::Inside as u64 { Tag::Birth } else { Tag::BirthAfter };
     // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_ns() };
@@ -65,14 +67,25 @@ pub fn tell_exit(g: u64, site: &SiteKey) {
     tell(Tag::Exit, Exit { site: *site, time_ns, goid: goid.unwrap_or_default() });
 }
 
-/// The creator's processor, and its stock: `newproc1` runs on g0 of the creator's thread, and takes the next goid there.
+/// The creator's processor, and its stock; zeros where they cannot be read. `newproc1` runs on g0 of the creator's thread, and
+/// takes the next goid there.
+///
+/// All of it is set before it is read into: kernels before 6.3 refuse a program that may load from its stack what no path
+/// stored there, and the compiler loads first and chooses afterwards.
 #[inline(always)]
-fn stock(creator: u64) -> Option<(u64, [u64; 2])> {
-    // SAFETY: reads user memory through the kernel's checked copy, here and below.
-    let m = unsafe { bpf_probe_read_user((creator + word(3)) as *const u64) }.ok()?;
-    let p = unsafe { bpf_probe_read_user((m + word(4)) as *const u64) }.ok()?;
-    let stock = unsafe { bpf_probe_read_user((p + word(5)) as *const [u64; 2]) }.ok()?;
-    Some((p, stock))
+fn stock(creator: u64) -> (u64, [u64; 2]) {
+    let (mut m, mut p, mut goids) = ([0; 1], [0; 1], [0; 2]);
+    let read = read_into(&mut m, creator + word(3))
+        && read_into(&mut p, m[0] + word(4))
+        && read_into(&mut goids, p[0] + word(5));
+    if read { (p[0], goids) } else { (0, [0; 2]) }
+}
+
+/// Reads words of the target's memory. True where that was possible.
+#[inline(always)]
+fn read_into<const N: usize>(words: &mut [u64; N], address: u64) -> bool {
+    // SAFETY: the kernel writes no more than the array has, and reads user memory through its checked copy.
+    unsafe { generated::bpf_probe_read_user(words.as_mut_ptr().cast(), (8 * N) as u32, address as *const c_void) == 0 }
 }
 
 /// Writes a record. Without room it is missing: the agent holds the number of records to the counters.

@@ -223,7 +223,7 @@ fn program_error(error: &ProgramError) -> KernelError {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let tail: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
+            let tail: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(4).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
             KernelError::Load(format!("{io_error}; the verifier says: {}", tail.join(" / ")))
         }
