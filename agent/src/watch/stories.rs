@@ -7,7 +7,7 @@ use std::{
 };
 
 use parkranger_common::{counts::ProcessId, story::Story};
-use tracing::info;
+use tracing::warn;
 
 use super::{
     WatchError,
@@ -99,7 +99,7 @@ impl<K: Attach + Count, H: Host> Shared<K, H> {
     pub(super) fn begin_stories(&mut self, file: FileId) -> Result<Result<(), String>, WatchError> {
         let Some(probes) = self.probes.get_mut(&file) else { return Ok(Ok(())) };
         if let Err(why) = probes.place_story(&mut self.kernel) {
-            info!("{}: no story is told: {why}", probes.name);
+            warn!("{}: no story is told: {why}", probes.name);
             return Ok(Err(why));
         }
         let ids: Vec<ProcessId> = self.living(file).collect();
