@@ -69,6 +69,35 @@ fn shown(daemon: &Daemon) -> Result<BTreeSet<u64>> {
     Ok(all["processes"].as_array().context("processes")?.iter().filter_map(|process| process["pid"].as_u64()).collect())
 }
 
+/// Every path with a pid answers for the process that is watched, and says of the other what it says of none.
+fn exists_on_every_path(daemon: &Daemon, watched: u32, excluded: u32) -> Result<()> {
+    // Above any pid there is.
+    let nobody = 1 << 30;
+    let said = |pid: u32, path: &str| -> Result<(u16, String)> {
+        let answer = daemon.get(&path.replace("PID", &pid.to_string()))?;
+        Ok((answer.status, answer.text()?.replace(&pid.to_string(), "PID")))
+    };
+    for path in [
+        "/api/v1/processes/PID/sites",
+        "/api/v1/processes/PID/goroutines",
+        "/api/v1/processes/PID/leaks",
+        "/pids/PID/debug/pprof/",
+        "/pids/PID/debug/pprof/goroutine",
+        "/pids/PID/debug/pprof/goroutine?debug=1",
+        "/pids/PID/debug/pprof/goroutine?debug=2",
+        "/pids/PID/debug/pprof/goroutine?seconds=1",
+        "/pids/PID/debug/pprof/births",
+        "/pids/PID/debug/pprof/parks",
+    ] {
+        let (status, text) = said(excluded, path)?;
+        ensure!(status == 404 && text.contains("process PID is not watched"), "{path}: {status} {text}");
+        ensure!(said(nobody, path)? == (status, text), "{path}: one that is excluded is told apart from none");
+        let answer = daemon.get(&path.replace("PID", &watched.to_string()))?;
+        ensure!(answer.status == 200, "{path}: {answer:?}");
+    }
+    Ok(())
+}
+
 fn the_excluded_of_a_watched_binary_are_left_out(go: &Toolchain) -> Result<()> {
     let (folder, one, two) = two_names(go)?;
     let config = tempfile::NamedTempFile::new()?;
@@ -88,6 +117,7 @@ fn the_excluded_of_a_watched_binary_are_left_out(go: &Toolchain) -> Result<()> {
     let births = spawned(&mut first)?;
     wait_for_births(&daemon, first.pid(), births)?;
     ensure!(shown(&daemon)? == [first.pid().into()].into(), "shown: {:?}", shown(&daemon)?);
+    exists_on_every_path(&daemon, first.pid(), second.pid())?;
 
     exclude("one")?;
     daemon.signal(libc::SIGHUP)?;

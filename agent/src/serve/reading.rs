@@ -20,11 +20,12 @@ use super::{
     guard::Client,
     limits::Pass,
     problem::Problem,
-    state::State,
+    state::{State, process},
 };
 use crate::{
     census::{Census, Detail},
     dump::{Dump, GoProcess},
+    host::Identity,
 };
 
 /// A process and its goroutines.
@@ -73,19 +74,25 @@ pub(super) fn pass(state: &State, client: Client) -> Result<Pass, Problem> {
     state.censuses.pass(client, state.live().limits.censuses_per_client)
 }
 
-/// Takes a census of a process when it is its turn.
+/// Takes a census of a process that is watched, when it is its turn. Others do not exist, whatever they are: rules bind here
+/// as they do for counts.
 pub(super) async fn read(state: &Arc<State>, pid: u32, detail: Detail) -> Result<Read, Problem> {
     let limits = state.live().limits;
-    let identity = state.proc.identity(pid).map_err(crate::census::CensusError::from)?;
+    let start_time = process(&*state.snapshot()?, pid)?.start_time;
+    let identity = Identity { pid, start_time };
     let reading = state.censuses.process(identity, limits.turn).await?;
     let turn = state.censuses.turn(limits.turn).await?;
     let state = Arc::clone(state);
     let take = move || {
         let begin = std::time::Instant::now();
         let subject = state.subjects.subject(pid)?;
+        // The pid may be another's by now, one that is not watched.
+        if subject.identity() != identity {
+            return Err(Problem::no_process(pid));
+        }
         let census = subject.census(detail, limits.census, reading)?;
         state.metrics.census(begin.elapsed());
-        Ok(Read { subject, census, turn: Some(turn) })
+        Ok::<_, Problem>(Read { subject, census, turn: Some(turn) })
     };
     spawn_blocking(take).await.map_err(|error| Problem::internal(format!("the census failed: {error}")))?
 }
