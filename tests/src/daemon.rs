@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -206,6 +207,15 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Writes a token into a file that only its owner can read: others are refused.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_token(file: &Path, token: &str) -> Result<()> {
+    std::fs::write(file, token)?;
+    Ok(std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))?)
 }
 
 /// Runs `parkranger serve` where it should end by itself.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use parkranger_tests::agent::{Process, Top};
-use parkranger_tests::daemon::Daemon;
+use parkranger_tests::daemon::{Daemon, write_token};
 use parkranger_tests::go::{Program, Toolchain, Variant};
 use parkranger_tests::http::{get_with, send};
 use parkranger_tests::on_these_go;
@@ -190,7 +190,7 @@ fn a_request_changes_it(go: &Toolchain) -> Result<()> {
     ensure!(open.stop()?.success(), "the first daemon");
 
     let file = directory.path().join("token");
-    std::fs::write(&file, TOKEN)?;
+    write_token(&file, TOKEN)?;
     let daemon = Daemon::start_with(&path, &["--token-file", file.to_str().context("path")?])?;
     ensure!(change(&daemon, "census", &[])? == 401, "with the token only");
     ensure!(change(&daemon, "everything", AUTHORIZED)? == 400, "there is no such fidelity");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use parkranger_tests::daemon::serve;
+use parkranger_tests::daemon::{serve, write_token};
 use parkranger_tests::go::{Variant, with_go};
 use parkranger_tests::skip::schemathesis;
 
@@ -19,7 +19,7 @@ fn answers_are_as_described() {
         // With a token: one request needs it even here.
         let directory = tempfile::tempdir()?;
         let token = directory.path().join("token");
-        fs::write(&token, TOKEN)?;
+        write_token(&token, TOKEN)?;
         let (mut served, daemon) = serve(go, Variant::Plain, &["--token-file", token.to_str().context("path")?])?;
         served.ask("leak 5")?;
         // A process that there is; no waiting for differences, which other tests have.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use parkranger_tests::breakpoints::changed_offsets;
-use parkranger_tests::daemon::{Daemon, Served, refused, serve};
+use parkranger_tests::daemon::{Daemon, Served, refused, serve, write_token};
 use parkranger_tests::go::{Program, Variant, with_go};
 use parkranger_tests::http::{get, get_with, raw};
 use parkranger_tests::skip::{self, agent};
@@ -25,8 +25,10 @@ fn refuses_to_start() {
     skip::run("serve_safety::refuses_to_start", agent(), || {
         let directory = tempfile::tempdir()?;
         let path = |name: &str| directory.path().join(name).display().to_string();
-        fs::write(path("short"), "secret\n")?;
-        fs::write(path("spaces"), "correct horse battery staple\n")?;
+        write_token(path("short").as_ref(), "secret\n")?;
+        write_token(path("spaces").as_ref(), "correct horse battery staple\n")?;
+        write_token(path("open").as_ref(), TOKEN)?;
+        fs::set_permissions(path("open"), fs::Permissions::from_mode(0o644))?;
         fs::write(path("wrong.toml"), "listne = []\n")?;
         fs::write(path("pem"), "nothing\n")?;
         let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -37,6 +39,7 @@ fn refuses_to_start() {
             (vec!["--listen", "0.0.0.0:0", "--token-file", &path("none")], "cannot read"),
             (vec!["--listen", "0.0.0.0:0", "--token-file", &path("short")], "anyone could guess it"),
             (vec!["--listen", "127.0.0.1:0", "--token-file", &path("spaces")], "a header cannot have"),
+            (vec!["--listen", "127.0.0.1:0", "--token-file", &path("open")], "by other users"),
             (vec!["--config", &path("wrong.toml")], "listne"),
             (vec!["--config", &path("none.toml")], "cannot read"),
             (vec!["--listen", &taken], "cannot listen on"),
@@ -61,7 +64,7 @@ fn token() {
         let served = Served::start(&program)?;
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("token");
-        fs::write(&file, format!("{TOKEN}\n"))?;
+        write_token(&file, &format!("{TOKEN}\n"))?;
         let mut daemon = Daemon::start_with(&program, &["--token-file", file.to_str().context("path")?])?;
         let pid = served.pid();
         let paths = [

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use parkranger_tests::agent::{Process, Site, Spent, Top};
 use parkranger_tests::compare::{consistent, rows};
-use parkranger_tests::daemon::Daemon;
+use parkranger_tests::daemon::{Daemon, write_token};
 use parkranger_tests::go::{Program, Toolchain, Variant};
 use parkranger_tests::http::{get_with, send};
 use parkranger_tests::skip::agent;
@@ -116,7 +116,7 @@ fn a_request_tells_a_story_for_a_while(go: &Toolchain) -> Result<()> {
     let (directory, path) = go.build(Program::Waits, Variant::Plain)?.private_copy()?;
     let mut target = Target::start(&path)?;
     let file = directory.path().join("token");
-    std::fs::write(&file, "a-token-that-nobody-guesses")?;
+    write_token(&file, "a-token-that-nobody-guesses")?;
     let token = ["--token-file", file.to_str().context("path")?, "--interval", "200ms"];
     let daemon = Daemon::start_with(&path, &token)?;
     let base = format!("/api/v1/processes/{}", target.pid());

@@ -3,7 +3,7 @@
 //! On loopback the Host header must name this host: a web page that had its own name point to 127.0.0.1 (DNS rebinding)
 //! is turned away. Where there is a token every request needs it, but the two that say whether the daemon lives.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{fs, net::IpAddr, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use axum::{
     extract::{Request, State as Extracted},
@@ -48,6 +48,9 @@ impl Token {
     pub(super) fn read(path: &Path) -> Result<Self, SettingsError> {
         let wrong = |why| SettingsError::Token { path: path.to_owned(), why };
         let bytes = read(path)?;
+        if is_open_to_others(path)? {
+            return Err(wrong("can be read or changed by other users: it must be root's, with mode 0600 (chmod 600)"));
+        }
         let token = bytes.trim_ascii();
         if token.len() < Self::SHORTEST {
             return Err(wrong("is shorter than 16 characters: anyone could guess it"));
@@ -78,6 +81,15 @@ impl Token {
     fn is(&self, other: &[u8]) -> bool {
         self.0.ct_eq(other).into()
     }
+}
+
+/// True for a file that others than its owner, root or this user, can read or change. Root's group may read it.
+fn is_open_to_others(path: &Path) -> Result<bool, SettingsError> {
+    let metadata = fs::metadata(path)
+        .map_err(|error| SettingsError::Unreadable { path: path.to_owned(), why: error.to_string() })?;
+    let own = metadata.uid() == 0 || metadata.uid() == rustix::process::geteuid().as_raw();
+    let allowed = if metadata.gid() == 0 { 0o740 } else { 0o700 };
+    Ok(!own || metadata.mode() & 0o777 & !allowed != 0)
 }
 
 /// Lets a request pass, or says why not.

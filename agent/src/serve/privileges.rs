@@ -22,10 +22,15 @@ pub(super) fn reduce() {
     let reduced = capabilities(None).and_then(|had| {
         let (effective, permitted) = (had.effective & kept, had.permitted & kept);
         set_capabilities(None, CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() })?;
-        set_no_new_privs(true)
+        set_no_new_privs(true).map(|()| permitted)
     });
     match reduced {
-        Ok(()) => debug!("privileges kept: {kept:?}"),
+        Ok(has) => {
+            debug!("privileges kept: {has:?}");
+            if !has.intersects(CapabilitySet::CHECKPOINT_RESTORE | CapabilitySet::SYS_ADMIN) {
+                warn!("Go libraries in other processes cannot be read without CAP_CHECKPOINT_RESTORE");
+            }
+        }
         // It runs with what it was given, as it would have.
         Err(error) => warn!("privileges are not reduced: {error}"),
     }
