@@ -1,4 +1,4 @@
-//! What is known of a binary with a Go runtime: worked out once, for all its processes and whoever asks.
+//! A binary with a Go runtime, understood once for all its processes and whoever asks.
 //!
 //! The watch holds what it has probes in; requests ask for any. Both ask here, so that no binary is read twice. Refuses what
 //! its parts refuse, with [`GoBinaryError`].
@@ -6,13 +6,13 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use crate::{
     binary::{Binary, BinaryError},
     host::{DebugFolder, FileId, FileSource, FileVersion},
-    runtime::{Layout, LayoutError, WaitReasonError, WaitReasons},
+    runtime::{Layout, LayoutError, NumberPlaces, WaitReasonError, WaitReasons},
     symbols::{SymbolError, SymbolSource, Symbolizer},
 };
 
@@ -31,6 +31,26 @@ pub struct GoBinary {
     pub wait_reasons: WaitReasons,
     /// Names of its addresses.
     pub symbolizer: Symbolizer,
+    number_places: OnceLock<NumberPlaces>,
+}
+
+impl GoBinary {
+    /// Addresses of the numbers that its runtime keeps, worked out at the first call: a large symbol table, or the code of
+    /// functions, is gone through for it. Nothing is in them where they cannot be known.
+    pub fn number_places(&self) -> &NumberPlaces {
+        self.number_places.get_or_init(|| {
+            NumberPlaces::of(&self.binary).unwrap_or_else(|error| {
+                tracing::debug!("the places of a runtime's numbers are not known: {error}");
+                NumberPlaces::default()
+            })
+        })
+    }
+
+    /// The same where they are worked out already.
+    #[must_use]
+    pub fn known_number_places(&self) -> Option<&NumberPlaces> {
+        self.number_places.get()
+    }
 }
 
 /// Why a binary is not understood.
@@ -39,7 +59,7 @@ pub enum GoBinaryError {
     /// It cannot be read, is damaged, or is none of Go.
     #[error(transparent)]
     Binary(#[from] BinaryError),
-    /// Where the fields of a goroutine are is not known.
+    /// The layout of goroutine structs is not known.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The names of wait reasons are not known.
@@ -51,7 +71,7 @@ pub enum GoBinaryError {
 }
 
 impl GoBinaryError {
-    /// Whether there is no Go in the file: most programs.
+    /// True where there is no Go in the file: most programs.
     #[must_use]
     pub fn is_not_go(&self) -> bool {
         matches!(self, Self::Binary(BinaryError::NotElf | BinaryError::NotGo))
@@ -157,7 +177,7 @@ fn understand(source: FileSource, symbols: SymbolSource) -> Result<GoBinary, GoB
     let layout = Layout::of(&binary)?;
     let wait_reasons = WaitReasons::of(&binary)?;
     let symbolizer = Symbolizer::new(Arc::clone(&binary), symbols)?;
-    Ok(GoBinary { binary, layout, wait_reasons, symbolizer })
+    Ok(GoBinary { binary, layout, wait_reasons, symbolizer, number_places: OnceLock::new() })
 }
 
 #[cfg(test)]
@@ -167,9 +187,9 @@ mod tests {
     use super::*;
     use crate::binary::testing::{Variant, toolchains};
 
-    fn ask(understanding: &GoBinaries, path: &Path) -> Result<Arc<GoBinary>, GoBinaryError> {
+    fn ask(go_binaries: &GoBinaries, path: &Path) -> Result<Arc<GoBinary>, GoBinaryError> {
         let (source, id) = FileSource::new(Arc::new(fs::File::open(path).unwrap())).unwrap();
-        understanding.of(source, id)
+        go_binaries.of(source, id)
     }
 
     #[test]
@@ -178,22 +198,22 @@ mod tests {
         let (folder, toolchain) = (tempfile::tempdir().unwrap(), toolchains().pop().unwrap());
         let path = folder.path().join("program");
         fs::copy(&toolchain.program(Variant::Stripped).path, &path).unwrap();
-        let understanding = GoBinaries::new(SymbolSource::Auto);
-        let first = ask(&understanding, &path).unwrap();
-        assert!(Arc::ptr_eq(&first, &ask(&understanding, &path).unwrap()));
+        let go_binaries = GoBinaries::new(SymbolSource::Auto);
+        let first = ask(&go_binaries, &path).unwrap();
+        assert!(Arc::ptr_eq(&first, &ask(&go_binaries, &path).unwrap()));
 
         // Held by somebody, it is remembered, however many came after it; then it is not.
-        understanding.known.lock().unwrap().recent.clear();
-        assert!(Arc::ptr_eq(&first, &ask(&understanding, &path).unwrap()));
-        understanding.known.lock().unwrap().recent.clear();
+        go_binaries.known.lock().unwrap().recent.clear();
+        assert!(Arc::ptr_eq(&first, &ask(&go_binaries, &path).unwrap()));
+        go_binaries.known.lock().unwrap().recent.clear();
         let gone = Arc::downgrade(&first);
         drop(first);
-        assert!(gone.upgrade().is_none() && ask(&understanding, &path).is_ok());
+        assert!(gone.upgrade().is_none() && ask(&go_binaries, &path).is_ok());
 
         // Another version of the file is another binary.
         fs::write(&path, "#!/bin/sh\n").unwrap();
-        assert!(ask(&understanding, &path).is_err_and(|why| why.is_not_go()));
-        assert!(ask(&understanding, &path).is_err_and(|why| why.is_not_go()), "and remembered as such");
-        assert_eq!(understanding.known.lock().unwrap().files.len(), 1);
+        assert!(ask(&go_binaries, &path).is_err_and(|why| why.is_not_go()));
+        assert!(ask(&go_binaries, &path).is_err_and(|why| why.is_not_go()), "and remembered as such");
+        assert_eq!(go_binaries.known.lock().unwrap().files.len(), 1);
     }
 }

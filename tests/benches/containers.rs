@@ -1,4 +1,4 @@
-//! What one goroutine, born and ended, costs a program under the agent: alone, as one of 4 and of 24 containers of one
+//! Cost of one goroutine, born and ended, to a program under the agent: alone, as one of 4 and of 24 containers of one
 //! image, and with its callers told apart. CPU time over the same untraced in the same round. And what the agent believes
 //! it costs.
 
@@ -65,7 +65,7 @@ fn main() -> Result<()> {
     report::finish("containers", &format!("1.{}", options.go), &options, &comparisons)
 }
 
-/// What the target answers; see `programs/bench/main.go`.
+/// Answer of the target; see `programs/bench/main.go`.
 #[derive(Deserialize)]
 struct Cost {
     events: u64,

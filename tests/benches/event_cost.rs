@@ -16,7 +16,7 @@ use serde::Deserialize;
 /// Ratios are to these variants: what any program at the same instruction costs, and what the usual tool costs.
 const BASES: [&str; 2] = [EMPTY, "bpftrace count() at entry"];
 
-/// What counting one event takes: which process, what the goroutine is, where its count is.
+/// Parts of counting one event: which process, what the goroutine is, where its count is.
 const PARTS: [Part; 5] = [Part::Cookie, Part::Tgid, Part::Read(24), Part::Hash(8), Part::PerCpuHash(32)];
 
 fn main() -> Result<()> {

@@ -92,12 +92,12 @@ pub fn program_runs(pid: u32) -> Result<Runs> {
     Ok(runs)
 }
 
-/// How often programs ran, and how long.
+/// Runs of programs, and their time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Runs {
-    /// How often.
+    /// Number of runs.
     pub count: u64,
-    /// How long, in ns, with the kernel's own reading of the clock.
+    /// Time of all runs in ns, with the kernel's own reading of the clock.
     pub ns: u64,
 }
 

@@ -101,7 +101,7 @@ impl Daemon {
         }
     }
 
-    /// What it said since it was asked last.
+    /// Lines that it has logged since it was asked last.
     pub fn said(&self) -> Vec<String> {
         self.log.try_iter().collect()
     }

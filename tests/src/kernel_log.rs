@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use anyhow::{Result, ensure};
 
-/// What a kernel that found itself wrong begins its report with.
+/// Beginnings of the reports of a kernel that found itself wrong.
 const COMPLAINTS: [&str; 6] = ["WARNING: ", "BUG: ", "Oops", "general protection fault", "INFO: task ", "rcu_"];
 
 /// The log from some moment on.

@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 /// Services that run at the same time.
 const AT_ONCE: usize = 28;
-/// How long a service has run when the watch begins.
+/// Age of a service when the watch begins.
 const BEFORE: Duration = Duration::from_secs(4);
 
 /// One service of the corpus, as it describes itself.
@@ -37,19 +37,19 @@ pub struct Service {
     pub held_out: bool,
 }
 
-/// What was found of one service after some time.
+/// Findings about one service after some time.
 #[derive(Debug, Clone)]
 pub struct Verdict {
     /// The service.
     pub service: Service,
-    /// How long it had been watched.
+    /// Time that it had been watched.
     pub after: Duration,
     /// All findings, however unsure.
     pub findings: Vec<Finding>,
 }
 
 impl Verdict {
-    /// Whether a finding points to the leak.
+    /// True where a finding points to the leak.
     #[must_use]
     pub fn is_right(&self, finding: &Finding) -> bool {
         let places = [
@@ -152,7 +152,7 @@ pub fn watch_all(program: &Path, services: &[Service], times: &[Duration]) -> Re
     Ok(verdicts)
 }
 
-/// How often findings were right.
+/// Numbers of findings that were right and wrong.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Score {
     /// Leaking services.

@@ -39,7 +39,7 @@ fn start(command: &mut Command) -> Result<Exercise> {
     Ok(exercise)
 }
 
-/// What the agent counted of each, and how often programs ran, from its first line to its last.
+/// Counts of each by the agent, and how often programs ran, from its first line to its last.
 fn counted(mut top: Top, all: &mut [Exercise], act: impl FnOnce(&mut [Exercise]) -> Result<()>) -> Result<Counted> {
     let _stats = BpfStats::on()?;
     let events = |process: &Process| process.births + process.exits + process.parks;

@@ -1,4 +1,4 @@
-//! What the documents and the help texts tell people to type is typed: accepted, and working.
+//! Commands of the documents and the help texts, typed: accepted, and working.
 
 #![allow(missing_docs, reason = "tests")]
 

@@ -27,7 +27,7 @@ fn spawn(target: &mut Target) -> Result<()> {
     target.ask::<Value>("spawn 1000").map(drop)
 }
 
-/// What a process is that no probe fires in: nothing is claimed to be counted, and the goroutines there are are known.
+/// Checks a process that no probe fires in: nothing is claimed to be counted, and the goroutines there are are known.
 fn is_told(process: &Process) -> bool {
     process.fidelity == "census" && process.losses["breakpoint_missing"] > 0 && process.goroutines.user == 1
 }

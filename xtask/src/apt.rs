@@ -84,7 +84,7 @@ enum Action {
     Refresh,
 }
 
-/// What to do for `package` where `installed` is on the machine and the package lists offer `candidate`.
+/// Next step for `package` where `installed` is on the machine and the package lists offer `candidate`.
 fn action(package: Package<'_>, installed: Option<&str>, candidate: Option<&str>) -> Action {
     if installed.is_some_and(|version| package.is_met_by(version)) {
         Action::Nothing

@@ -19,7 +19,7 @@ const MAX_LOCKS: usize = 1 << 12;
 const MAX_STACK_BYTES: u64 = 16 << 10;
 /// Bytes of all stacks.
 const MAX_BYTES: u64 = 32 << 20;
-/// How far in a struct a lock is looked for behind the address that is on a stack.
+/// Distance in bytes within a struct that a lock is looked for behind the address that is on a stack.
 const MAX_OFFSET: u64 = 128;
 
 /// A lock whose address is on a goroutine's stack.

@@ -192,7 +192,7 @@ impl<M: Memory> Search<'_, M> {
 }
 
 impl AllGs {
-    /// Where the number of goroutine structs is: the length of the slice.
+    /// Address of the number of goroutine structs: the length of the slice.
     pub(super) fn length_address(&self) -> RuntimeAddr {
         RuntimeAddr(self.slice.0.saturating_add(8))
     }

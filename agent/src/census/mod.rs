@@ -199,7 +199,7 @@ impl Runtime {
         Ok(Self { allgs: allgs?, binary, bias, layout })
     }
 
-    /// Where the runtime keeps the number of its goroutine structs.
+    /// Runtime address of the number of goroutine structs.
     #[must_use]
     pub fn struct_count_address(&self) -> RuntimeAddr {
         self.allgs.length_address()

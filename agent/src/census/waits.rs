@@ -60,14 +60,14 @@ pub struct WaitObjects {
 }
 
 impl Channel {
-    /// Whether it is like those of timers and tickers: room for one `time.Time`.
+    /// True for one like those of timers and tickers: room for one `time.Time`.
     #[must_use]
     pub fn is_like_a_timers(&self) -> bool {
         const TIME_BYTES: u16 = 24;
         self.cap == 1 && self.elem_bytes == TIME_BYTES
     }
 
-    /// Whether it can only be a signal: no room, and nothing in it, as of `context.Context.Done`.
+    /// True for one that can only be a signal: no room, and nothing in it, as of `context.Context.Done`.
     #[must_use]
     pub fn is_a_signal(&self) -> bool {
         self.elem_bytes == 0 && self.cap == 0

@@ -40,7 +40,7 @@ impl TryFrom<String> for Choice {
 /// For commands that watch.
 #[derive(Clone, Debug, Args)]
 pub(super) struct BudgetOptions {
-    /// What watching may cost a process, in per cent of the CPU time it uses by itself, or off; half a per cent of one core
+    /// Limit of what watching costs a process, in per cent of the CPU time it uses by itself, or off; half a per cent of one core
     /// is always allowed. Where everything would cost more, parks are counted in short slices of time (and marked ~), then
     /// not at all, then births and exits by site neither: how many there are in all stays exact. [default: 1; with --pid 5,
     /// and two per cent of one core]
@@ -53,7 +53,7 @@ pub(super) struct BudgetOptions {
 }
 
 impl BudgetOptions {
-    /// What watching may cost; `None` for whatever it does. A process that is `named` may cost more by default: someone asked
+    /// Limit of what watching costs; `None` for no limit. A process that is `named` may cost more by default: someone asked
     /// for it, and will end it.
     pub(super) fn budget(&self, named: bool) -> Option<Budget> {
         match (self.budget, named) {

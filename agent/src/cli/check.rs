@@ -89,7 +89,7 @@ fn target_reports(
     options: &Options,
     not_looked_at: &mut BTreeMap<String, u64>,
 ) -> Result<Vec<TargetReport>, Failure> {
-    let mut binaries = Binaries::new(options.target.understanding());
+    let mut binaries = Binaries::new(options.target.go_binaries());
     let named = !target.pids().is_empty();
     let pids = if named { target.pids().to_vec() } else { proc.pids()? };
     let mut reports = Vec::new();

@@ -40,7 +40,7 @@ pub(super) struct Options {
     /// Another, taken later. Without it, A alone is grouped.
     #[arg(value_name = "B")]
     after: Option<String>,
-    /// How it is written.
+    /// Form of the output.
     #[arg(short, long, value_enum, default_value_t)]
     format: Format,
     /// Write to this file instead of standard output.
@@ -52,7 +52,7 @@ pub(super) struct Options {
     /// Give up reading a process or URL after this long.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Where names of functions and lines of processes come from.
+    /// Source of the names of functions and lines of processes.
     #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
     symbols: Symbols,
 }
@@ -113,7 +113,7 @@ impl Options {
             CensusError::Host(error) => Failure::Host(error),
             why => Failure::Census { pid, why },
         };
-        let subject = GoProcesses::new(Proc::default(), self.symbols.understanding()).subject(pid).map_err(failure)?;
+        let subject = GoProcesses::new(Proc::default(), self.symbols.go_binaries()).subject(pid).map_err(failure)?;
         let detail = Detail { stacks: true, labels: false, waits: false };
         let census = subject.census(detail, self.timeout, ()).map_err(failure)?;
         let names = subject.names();

@@ -99,7 +99,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         CensusError::Host(error) => Failure::Host(error),
         why => Failure::Census { pid: options.pid, why },
     };
-    let subjects = GoProcesses::new(Proc::default(), options.symbols.understanding());
+    let subjects = GoProcesses::new(Proc::default(), options.symbols.go_binaries());
     let subject = subjects.subject(options.pid).map_err(failure)?;
     let selection = options.selection();
     // Before anything is read, and before a file is emptied.

@@ -32,7 +32,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SHARE: u32 = 20;
 /// Nothing is sure before that.
 const EARLIEST: Duration = Duration::from_secs(10);
-/// How long the findings must be the same to be sure.
+/// Time that the findings must be the same to be sure.
 const STEADY: Duration = Duration::from_secs(5);
 /// Censuses in quick succession look for who leaves bodies of responses open: so often, so long, with so much between two,
 /// until somebody was seen so often.
@@ -54,7 +54,7 @@ Examples:
 pub(super) struct Options {
     /// The process: its pid, or the name of its executable.
     target: OneTarget,
-    /// How long to watch; less where it is sure before.
+    /// Time to watch; it ends earlier where it is sure before.
     #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     lasts: Duration,
     /// Judge by what is there now: two censuses, 3 seconds apart.
@@ -69,7 +69,7 @@ pub(super) struct Options {
     /// Also findings of less confidence, down to this: 0.2.
     #[arg(long, value_name = "0..1", default_value_t = leaks::SHOWN)]
     least: f64,
-    /// Where names of functions and lines come from.
+    /// Source of the names of functions and lines.
     #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
     symbols: Symbols,
     /// Give up when the process's memory does not answer for this long.
@@ -94,7 +94,7 @@ pub(super) fn run(options: &Options) -> Result<Exit, Failure> {
     let proc = Proc::default();
     let pid = options.target.pid(&proc)?;
     let failure = |why| failure(pid, why);
-    let subject = GoProcesses::new(proc.clone(), options.symbols.understanding()).subject(pid).map_err(failure)?;
+    let subject = GoProcesses::new(proc.clone(), options.symbols.go_binaries()).subject(pid).map_err(failure)?;
     let started = proc.boot_time().map(|boot| boot + subject.identity().since_boot());
     let process_age = started.and_then(|started| SystemTime::now().duration_since(started).ok());
     let mut watch = Watch {
@@ -125,7 +125,7 @@ pub(super) fn run(options: &Options) -> Result<Exit, Failure> {
     Ok(if findings.is_empty() { Exit::Done } else { Exit::Found })
 }
 
-/// Whether a finding says nothing of the line that is to blame unless somebody is seen there.
+/// True where a finding says nothing of the line that is to blame unless somebody is seen there.
 fn needs_caller(finding: &Finding) -> bool {
     matches!(finding.pattern, Pattern::ResponseBody | Pattern::IdleConnection) && finding.confidence > 0.4
 }
@@ -190,7 +190,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Whether more watching will hardly change anything: some finding is sure, none is in doubt, and that has been so for a
+    /// True where more watching will hardly change anything: some finding is sure, none is in doubt, and that has been so for a
     /// while.
     fn is_sure(&self, findings: &[Finding], steady: &mut Option<(Vec<(Pattern, String)>, Instant)>) -> bool {
         let sure = findings.iter().any(|finding| finding.confidence >= leaks::SURE)

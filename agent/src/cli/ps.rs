@@ -69,7 +69,7 @@ struct Lister {
 
 impl Lister {
     fn new(proc: Proc, options: &Options) -> Self {
-        let binaries = Binaries::new(options.target.understanding());
+        let binaries = Binaries::new(options.target.go_binaries());
         Self { proc, binaries, facts: HashMap::new(), not_looked_at: BTreeMap::new() }
     }
 

@@ -175,7 +175,7 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
     let sizes = flags.bounds.sizes(stories, &[]);
     let config = Config {
         target: settings.target.clone(),
-        understanding: flags.symbols.unwrap_or_default().understanding(),
+        go_binaries: flags.symbols.unwrap_or_default().go_binaries(),
         sizes: if flags.callers { sizes.with_callers() } else { sizes },
         audit_every: flags.audit_every.map_or(Duration::from_secs(60), |span| span.0),
         attach: None,

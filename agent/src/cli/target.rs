@@ -95,14 +95,14 @@ impl TargetOptions {
         Target::Pids(pids)
     }
 
-    pub(super) fn understanding(&self) -> Arc<GoBinaries> {
-        self.symbols.understanding()
+    pub(super) fn go_binaries(&self) -> Arc<GoBinaries> {
+        self.symbols.go_binaries()
     }
 }
 
 impl Symbols {
     /// Understands binaries, with names from there.
-    pub(super) fn understanding(self) -> Arc<GoBinaries> {
+    pub(super) fn go_binaries(self) -> Arc<GoBinaries> {
         Arc::new(GoBinaries::new(match self {
             Self::Auto => SymbolSource::Auto,
             Self::Dwarf => SymbolSource::Dwarf,

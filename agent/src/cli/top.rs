@@ -100,7 +100,7 @@ async fn watch(options: Options) -> Result<(), Failure> {
     let config = Config {
         budget: options.budget.budget(!target.pids().is_empty()),
         target,
-        understanding: options.target.understanding(),
+        go_binaries: options.target.go_binaries(),
         sizes: Sizes { ring_bytes: options.ring_bytes.unwrap_or(sizes.ring_bytes), ..sizes },
         audit_every: options.audit_every,
         attach: options.attach.method,

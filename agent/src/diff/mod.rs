@@ -21,17 +21,17 @@ use crate::{
 /// Goroutines of one site, before and after.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Where they come from.
+    /// Creation site and stack that they share.
     pub site: Site,
-    /// How many there were.
+    /// Number in the first dump.
     pub before: u64,
-    /// How many there are.
+    /// Number in the second dump.
     pub after: u64,
-    /// Who came, went and stayed; `None` where goroutines cannot be told apart.
+    /// Those that came, went and stayed; `None` where goroutines cannot be told apart.
     pub moves: Option<Moves>,
-    /// How many are in each state, before and after.
+    /// Numbers by state, before and after.
     pub states: BTreeMap<String, (u64, u64)>,
-    /// How long the oldest wait of those there are is, and half of them have waited; `None` where it is not known.
+    /// Longest and median wait of those in the second dump; `None` where it is not known.
     pub waited: Option<(Duration, Duration)>,
     /// Memory of the stacks of those there are; 0 where it is not known.
     pub stack_bytes: u64,
@@ -39,7 +39,7 @@ pub struct Row {
     pub example: Arc<Kind>,
 }
 
-/// What became of goroutines.
+/// Goroutines by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moves {
     /// Those that were not there before.
@@ -52,7 +52,7 @@ pub struct Moves {
     pub unmoved: u64,
 }
 
-/// What comes of two dumps.
+/// Comparison of two dumps.
 #[derive(Clone, Debug)]
 pub struct Difference {
     /// Sites, the one that grew most first.
@@ -182,7 +182,7 @@ fn by_goid(saved: &Saved) -> HashMap<u64, (&Member, &Kind)> {
     all.filter_map(|member| Some((member.goid, (member, population.kind(member)?)))).collect()
 }
 
-/// Whether two stacks are the same, whichever of the runtime's own frames a form leaves out.
+/// True where two stacks are the same, whichever of the runtime's own frames a form leaves out.
 fn same_calls(one: &Kind, other: &Kind) -> bool {
     let calls = |kind: &Kind| -> Vec<(String, u32)> {
         let frames = kind.frames.iter().filter(|frame| !frame.function.starts_with("runtime."));

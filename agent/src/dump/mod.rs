@@ -23,7 +23,7 @@ pub use names::{Names, Place};
 /// Makes processes of a host ready to be read.
 pub struct GoProcesses {
     proc: Proc,
-    understanding: Arc<GoBinaries>,
+    go_binaries: Arc<GoBinaries>,
 }
 
 /// One process, ready to have its goroutines read.
@@ -36,10 +36,10 @@ pub struct GoProcess {
 }
 
 impl GoProcesses {
-    /// Those of a host; what their binaries are is remembered in `understanding`.
+    /// Those of a host; what their binaries are is remembered in `go_binaries`.
     #[must_use]
-    pub fn new(proc: Proc, understanding: Arc<GoBinaries>) -> Self {
-        Self { proc, understanding }
+    pub fn new(proc: Proc, go_binaries: Arc<GoBinaries>) -> Self {
+        Self { proc, go_binaries }
     }
 
     /// Understands process `pid`.
@@ -74,7 +74,7 @@ impl GoProcesses {
         let understand = |file: Arc<File>| -> Result<Arc<GoBinary>, CensusError> {
             let (source, id) = FileSource::new(file)
                 .map_err(|error| HostError::Unreadable { path: PathBuf::from(exe), why: error.to_string() })?;
-            Ok(self.understanding.of(source, id)?)
+            Ok(self.go_binaries.of(source, id)?)
         };
         let not_loaded = || BinaryError::Unsupported { what: "program headers that are not loaded with the program" };
         let refusal = match understand(proc.open_executable(pid)?) {
@@ -129,6 +129,12 @@ impl GoProcess {
     #[must_use]
     pub fn main_module(&self) -> &str {
         self.go.binary.build_info().map(|info| info.module.as_str()).unwrap_or_default()
+    }
+
+    /// The binary that holds its runtime, understood.
+    #[must_use]
+    pub fn go_binary(&self) -> &Arc<GoBinary> {
+        &self.go
     }
 
     /// The binary that holds its runtime.

@@ -99,7 +99,7 @@ impl HttpCallers {
         ranked
     }
 
-    /// How often somebody was seen to have a connection opened.
+    /// Number of times that somebody was seen to have a connection opened.
     #[must_use]
     pub fn sights(&self) -> u64 {
         self.dial.values().sum()

@@ -1,4 +1,4 @@
-//! What is remembered of a process and its sites over hours.
+//! Memory of a process and its sites over hours: bounded, at falling resolution.
 //!
 //! | file | has |
 //! |---|---|
@@ -42,7 +42,7 @@ const SAME_WAIT: Duration = Duration::from_millis(50);
 /// Waits shorter than this are no rest.
 const REST: Duration = Duration::from_secs(3);
 
-/// How much is remembered of one process.
+/// Bounds of what is remembered of one process.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Goroutines followed one by one.
@@ -74,9 +74,9 @@ pub struct Followed {
     pub first_seen: Duration,
     /// Since when it has been where it is without having run, as far as is known.
     pub since: Duration,
-    /// Whether it was there when the history began.
+    /// True where it was there when the history began.
     pub from_before: bool,
-    /// How often it was seen to have run.
+    /// Number of censuses that found it to have run since the one before.
     pub runs: u32,
     /// Its parent's number; 0 where that is not known.
     pub parent_goid: u64,
@@ -99,16 +99,16 @@ pub struct PlaceHistory {
     pub last_departure: Option<Duration>,
 }
 
-/// What is remembered of one site.
+/// History of one site.
 #[derive(Clone, Debug)]
 pub struct SiteHistory {
-    /// Where its goroutines come from.
+    /// Creation site and caller of its goroutines.
     pub site: Site,
-    /// Whether they are the runtime's own.
+    /// True for the runtime's own goroutines.
     pub system: bool,
     /// Its numbers over time.
     pub series: Series,
-    /// Where its goroutines were seen to wait.
+    /// Places where its goroutines were seen to wait.
     pub places: Vec<PlaceHistory>,
     /// Goroutines seen for the first time since the history began.
     pub births: u64,
@@ -119,7 +119,7 @@ pub struct SiteHistory {
     fresh: (u64, u64),
 }
 
-/// What is remembered of one process.
+/// History of one process.
 #[derive(Debug)]
 pub struct History {
     limits: Limits,
@@ -425,7 +425,7 @@ impl History {
         &self.members
     }
 
-    /// Who asks other servers.
+    /// Callers of HTTP clients.
     #[must_use]
     pub fn callers(&self) -> &HttpCallers {
         &self.callers

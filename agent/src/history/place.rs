@@ -1,4 +1,4 @@
-//! Whose code a frame is, where a goroutine comes from, and where it waits.
+//! Places: the owner of the code of a frame, the origin of a goroutine, the line it waits at.
 //!
 //! A creation site alone blames the wrong function where a helper starts goroutines for many (`sync.WaitGroup.Go`, errgroup,
 //! a service's own `safego.Go`). The helper's goroutine then calls a function literal, and its name says which function it
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::population::Kind;
 use crate::symbols::Frame;
 
-/// Whose code a function is.
+/// Owner of a function's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// Of the program's main module.
@@ -44,7 +44,7 @@ impl Location {
     }
 }
 
-/// Where goroutines come from: a creation site, and whom a helper started them for.
+/// Origin of goroutines: a creation site, and whom a helper started them for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Site {
     /// The `go` statement; all empty where there is none.
@@ -55,7 +55,7 @@ pub struct Site {
     pub caller: Arc<str>,
 }
 
-/// What a goroutine waits for, whatever the Go version calls it.
+/// Kind of a wait, whatever the Go version calls it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Wait {
     /// An operation on a nil channel.
@@ -94,13 +94,13 @@ pub enum Wait {
 }
 
 impl Wait {
-    /// Whether it is for a lock.
+    /// True for a wait for a lock.
     #[must_use]
     pub fn is_lock(self) -> bool {
         matches!(self, Self::Mutex | Self::ReadLock | Self::WriteLock)
     }
 
-    /// Whether it is for a channel.
+    /// True for a wait for a channel.
     #[must_use]
     pub fn is_channel(self) -> bool {
         matches!(self, Self::Send | Self::Receive | Self::Select)
@@ -160,10 +160,10 @@ impl Wait {
     }
 }
 
-/// Where goroutines wait.
+/// Place where goroutines wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
-    /// What for.
+    /// Kind of the wait.
     pub wait: Wait,
     /// The innermost call in the program's own code; of a dependency's, or the innermost at all, where there is none.
     pub at: Location,
@@ -171,7 +171,7 @@ pub struct Place {
     pub inner: Arc<str>,
 }
 
-/// Whose code a function is, in a program of this main module ("" where it is not known).
+/// Owner of a function's code, in a program of this main module ("" where it is not known).
 #[must_use]
 pub fn owner(function: &str, main_module: &str) -> Owner {
     /// Of the standard library; a module's path without a dot could be anything, so they are named.
@@ -233,7 +233,7 @@ fn is_machinery(function: &str) -> bool {
         .any(|prefix| function.starts_with(prefix))
 }
 
-/// Where a goroutine comes from.
+/// Origin of a goroutine.
 #[must_use]
 pub fn site(kind: &Kind, main_module: &str) -> Site {
     let created_at = kind.created_by.as_ref().map(Location::of).unwrap_or_default();
@@ -267,7 +267,7 @@ fn caller<'a>(kind: &'a Kind, creator: &str, main_module: &str) -> Option<&'a st
     Some(outer(own))
 }
 
-/// Where a goroutine waits.
+/// Place where a goroutine waits.
 #[must_use]
 pub fn place(kind: &Kind, main_module: &str) -> Place {
     let own = kind.frames.iter().find(|frame| owner(&frame.function, main_module) == Owner::Own);

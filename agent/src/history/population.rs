@@ -23,7 +23,7 @@ pub struct Population {
     pub goroutines: Vec<Member>,
     /// Goroutines that ended lately: number and parent's number; not all of them.
     pub ended: Vec<(u64, u64)>,
-    /// What goroutines share: site, stack, state.
+    /// Kind of goroutines: site, stack and state that they share.
     pub kinds: Vec<Kind>,
     /// Channels and locks that goroutines wait on.
     pub objects: Vec<Object>,
@@ -36,26 +36,34 @@ pub struct Population {
 /// One goroutine; several alike where the source only counts them.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// How many it stands for.
+    /// Number of goroutines that it stands for.
     pub count: u64,
     /// Its number; 0 where the source has none.
     pub goid: u64,
     /// Its parent's; 0 where that is not known.
     pub parent_goid: u64,
-    /// What it shares with others.
+    /// Kind that it shares with others.
     pub kind: KindId,
     /// Mark that changes when it runs; `None` where the source has none.
     pub run_mark: Option<u32>,
-    /// How long it has waited at the most: the runtime notes the collection before the one that first found it waiting. `None`
+    /// Longest that it can have waited: the runtime notes the collection before the one that first found it waiting. `None`
     /// where the source does not say.
     pub waited: Option<Duration>,
     /// Size of its stack; 0 where that is not known.
     pub stack_bytes: u64,
-    /// What it waits on: start and end in [`Population::links`].
+    /// Objects that it waits on: start and end in [`Population::links`].
     pub waits_on: (u32, u32),
 }
 
-/// What goroutines share.
+impl Member {
+    /// Goroutines of one kind of which nothing else is known.
+    #[must_use]
+    pub fn of_kind(kind: KindId, count: u64) -> Self {
+        Self { count, goid: 0, parent_goid: 0, kind, run_mark: None, waited: None, stack_bytes: 0, waits_on: (0, 0) }
+    }
+}
+
+/// Kind of goroutines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Kind {
     /// The `go` statement: the physical function with the line. `None` for the first goroutine, C threads, and where the
@@ -63,11 +71,11 @@ pub struct Kind {
     pub created_by: Option<Frame>,
     /// The function it started with; "" where that is not known.
     pub start_function: String,
-    /// What it does, in the runtime's words: "chan receive".
+    /// State in the runtime's words: "chan receive".
     pub state: String,
     /// Its calls, innermost first, inlined ones in their place; empty where there is no stack.
     pub frames: Vec<Frame>,
-    /// Whether the goroutine is the runtime's own.
+    /// True for the runtime's own goroutines.
     pub system: bool,
     /// Its pprof labels.
     pub labels: Vec<(String, String)>,
@@ -91,20 +99,20 @@ impl Population {
         self.kinds.get(member.kind.0 as usize)
     }
 
-    /// What a goroutine waits on.
+    /// Object that a goroutine waits on.
     pub fn objects_of(&self, member: &Member) -> impl Iterator<Item = (u32, &Object)> {
         let (start, end) = member.waits_on;
         let links = self.links.get(start as usize..end as usize).unwrap_or_default();
         links.iter().filter_map(|index| Some((*index, self.objects.get(*index as usize)?)))
     }
 
-    /// How many goroutines there are.
+    /// Number of goroutines.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.goroutines.iter().map(|member| member.count).fold(0, u64::saturating_add)
     }
 
-    /// Whether there is none.
+    /// True where there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.goroutines.is_empty()
@@ -134,7 +142,7 @@ impl Kinds {
         id
     }
 
-    /// What they take of memory, about.
+    /// Memory that they take, in bytes, about.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -9,7 +9,7 @@ use std::{collections::VecDeque, time::Duration};
 const POINTS: usize = 48;
 /// Levels.
 const LEVELS: usize = 4;
-/// How much coarser each level is than the one before.
+/// Ratio of the steps of each level and the one before.
 const COARSER: u32 = 8;
 
 /// Numbers of a site at one time; births and exits since the point before.

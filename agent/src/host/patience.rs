@@ -19,7 +19,7 @@ pub struct Answer<T>(Receiver<T>);
 ///
 /// # Errors
 ///
-/// Where there can be no more threads.
+/// Those of starting a thread: there can be no more.
 pub fn begin<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Answer<T>> {
     let (sender, answer) = channel();
     thread::Builder::new().name(name.to_owned()).spawn(move || {

@@ -1,4 +1,4 @@
-//! What is known of the goroutines at one place: how many came to stay, how many went, what they wait on, who else does.
+//! Evidence about the goroutines at one place: how many came to stay, how many went, what they wait on, who else does.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,7 +24,7 @@ pub(super) fn rest(watched: Duration) -> (Duration, usize) {
 /// Goroutines with their numbers.
 type Members<'a> = Vec<(u64, &'a Followed)>;
 
-/// What is known of all goroutines of a process, looked up by number.
+/// All goroutines of a process, looked up by number.
 pub(super) struct Crowd<'a> {
     pub(super) history: &'a History,
     pub(super) population: &'a Population,
@@ -39,7 +39,7 @@ pub(super) struct Crowd<'a> {
     pub(super) doubling: usize,
 }
 
-/// What those at one place wait on.
+/// Objects that those at one place wait on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Waiting {
     /// Those of whom it is known.
@@ -66,7 +66,7 @@ pub(super) struct Group<'a> {
     pub(super) place: &'a PlaceHistory,
     /// Those at rest, or, of a group that moves, those that stay: with their numbers.
     pub(super) members: Vec<(u64, &'a Followed)>,
-    /// Whether they move.
+    /// True where they move.
     pub(super) moves: bool,
     /// Of them, those that came since the watch began: when, in order.
     pub(super) arrivals: Vec<Duration>,
@@ -143,7 +143,7 @@ impl<'a> Crowd<'a> {
         self.by_goid.get(&goid).copied()
     }
 
-    /// What the goroutines of a group wait on.
+    /// Objects that the goroutines of a group wait on.
     pub(super) fn waiting(&self, group: &Group<'_>) -> Waiting {
         let mut waiting = Waiting::default();
         let mut objects = HashSet::new();
@@ -206,7 +206,7 @@ impl<'a> Crowd<'a> {
         locks.next().map(|(index, object)| (index, object.address))
     }
 
-    /// How many goroutines of a group are in a ring: each waits for a lock that the other may hold.
+    /// Number of goroutines of a group that are in a ring: each waits for a lock that the other may hold.
     pub(super) fn in_rings(&self, group: &Group<'_>) -> usize {
         /// Goroutines that are looked at, and that may hold one lock.
         const MOST: usize = 256;
@@ -233,7 +233,7 @@ impl<'a> Crowd<'a> {
         self.member(*holder)
     }
 
-    /// Whether parents are known in this process.
+    /// True where parents are known in this process.
     pub(super) fn knows_parents(&self) -> bool {
         !self.children.is_empty()
     }

@@ -13,9 +13,9 @@ use crate::history::{
 pub struct Finding {
     /// Its shape.
     pub pattern: Pattern,
-    /// Where its goroutines come from.
+    /// Origin of its goroutines.
     pub site: Site,
-    /// Where they are.
+    /// Place where they wait.
     pub place: Place,
     /// Lines that may be the cause, where it is not the site: with the share of the evidence each has.
     pub blamed: Vec<(String, f64)>,
@@ -25,25 +25,25 @@ pub struct Finding {
     pub arrived: u64,
     /// Goroutines that had been there as long and went.
     pub departed: u64,
-    /// How long the process has been watched.
+    /// Time that the process has been watched.
     pub watched: Duration,
     /// Goroutines per hour that came to stay.
     pub per_hour: f64,
     /// Bounds of that at 95 %.
     pub per_hour_bounds: (f64, f64),
-    /// How long ago the first of them came; at the least, where `since_is_bound`.
+    /// Time since the first of them came; at the least, where `since_is_bound`.
     pub since: Duration,
-    /// Whether they may have come earlier: they were there when the watch began.
+    /// True where they may have come earlier: they were there when the watch began.
     pub since_is_bound: bool,
-    /// How long half of them have not moved.
+    /// Time that half of them have not moved for.
     pub median_rest: Duration,
     /// Memory of their stacks.
     pub stack_bytes: u64,
-    /// What they wait on, in words; "" where it is not known.
+    /// Object that they wait on, in words; "" where it is not known.
     pub waits_on: String,
     /// Probability that it is a leak, 0 to 1.
     pub confidence: f64,
-    /// What speaks for it and against, with its weight (natural logarithm of the odds).
+    /// Reasons for it and against, each with its weight (natural logarithm of the odds).
     pub evidence: Vec<Evidence>,
     /// One of them.
     pub example: Arc<Kind>,

@@ -32,7 +32,7 @@ impl Scales {
     }
 }
 
-/// What is to be said of a group. `None` where there is nothing to say.
+/// Finding about a group. `None` where there is nothing to say.
 pub(super) fn finding(
     crowd: &Crowd<'_>,
     group: &Group<'_>,
@@ -52,7 +52,7 @@ pub(super) fn finding(
     Some(shown(crowd, group, &waiting, pattern, &scales))
 }
 
-/// Who came to stay, who went, and how that was spread over time.
+/// Reasons from those that came to stay and went, and how that was spread over time.
 fn growth(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>, circumstances: Circumstances) {
     let (came, went) = (group.arrivals.len(), group.departures);
     let watched = crowd.watched.saturating_sub(crowd.rest).as_secs_f64();
@@ -125,7 +125,7 @@ fn number(scales: &mut Scales, group: &Group<'_>, pattern: Pattern) {
     }
 }
 
-/// What they wait on, and whether anybody is on the other side.
+/// Reasons from the objects that they wait on, and from who is on the other side.
 fn objects(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>, waiting: &Waiting) {
     let grows = !group.arrivals.is_empty();
     let wait = group.place.place.wait;
@@ -180,7 +180,7 @@ fn objects(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>, waiting: &
     }
 }
 
-/// What the numbers of hours say: a step that stays, a wave.
+/// Reasons from the numbers of hours: a step that stays, a wave.
 fn long_run(scales: &mut Scales, crowd: &Crowd<'_>, group: &Group<'_>) {
     /// Before that the arrivals themselves say more.
     const LONG: Duration = Duration::from_secs(1200);

@@ -37,14 +37,14 @@ pub const SURE: f64 = 0.95;
 /// Findings kept of one process.
 const MAX_FINDINGS: usize = 64;
 
-/// What is known beside the history.
+/// Facts beside the history.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Circumstances {
-    /// How long the process had run when the history began.
+    /// Age of the process when the history began.
     pub process_age: Option<Duration>,
 }
 
-/// What a history is made of: findings of at least `least` confidence, the surest and largest first.
+/// Findings of a history: those of at least `least` confidence, the surest and largest first.
 #[must_use]
 pub fn findings(history: &History, circumstances: Circumstances, least: f64) -> Vec<Finding> {
     let Some(crowd) = Crowd::of(history) else { return Vec::new() };

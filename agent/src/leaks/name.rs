@@ -104,7 +104,7 @@ fn owner_of(group: &Group<'_>) -> Owner {
     most
 }
 
-/// What only a shape knows.
+/// Reasons that only a shape has.
 pub(super) fn particular(
     scales: &mut Scales,
     crowd: &Crowd<'_>,

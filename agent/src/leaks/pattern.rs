@@ -134,7 +134,7 @@ impl Pattern {
         }
     }
 
-    /// What would make it certain.
+    /// Observation that would make it certain.
     #[must_use]
     pub fn proof(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs::File,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -85,8 +85,6 @@ pub struct Watchable {
     /// Set once some process's memory agreed with the layout.
     proved: AtomicBool,
     names: Mutex<Cache<(VirtAddr, VirtAddr), SiteNames>>,
-    /// Addresses of its runtime's numbers, once they are worked out.
-    places: Arc<OnceLock<NumberPlaces>>,
 }
 
 /// A site in words.
@@ -122,20 +120,14 @@ impl Watchable {
 
     /// Addresses by which its runtime counts goroutines; `None` where it does not, or they are not worked out yet.
     pub(crate) fn number_places(&self) -> Option<&NumberPlaces> {
-        self.places.get().filter(|places| places.has_goroutine_totals())
+        self.go.known_number_places().filter(|places| places.has_goroutine_totals())
     }
 
-    /// Begins to work out where its runtime keeps its numbers, in a thread of its own: a large symbol table, or the code of
-    /// functions, is gone through for it.
+    /// Begins to work out where its runtime keeps its numbers, in a thread of its own.
     pub(crate) fn find_number_places(&self) {
-        let (binary, places) = (Arc::clone(&self.go.binary), Arc::clone(&self.places));
+        let go = Arc::clone(&self.go);
         let find = move || {
-            let found = NumberPlaces::of(&binary).unwrap_or_else(|error| {
-                tracing::debug!("where a runtime keeps its numbers is not known: {error}");
-                NumberPlaces::default()
-            });
-            // Whoever was first.
-            let _ = places.set(found);
+            go.number_places();
         };
         // Not joined, by intent: it ends by itself. Without a thread there are no totals.
         let _ = thread::Builder::new().name("numbers".to_owned()).spawn(find);
@@ -166,7 +158,7 @@ impl Watchable {
 
 /// All binaries looked at so far, watchable or not.
 pub struct Binaries {
-    understanding: Arc<GoBinaries>,
+    go_binaries: Arc<GoBinaries>,
     known: HashMap<FileId, Known>,
     /// Other names of known files: one to the kernel, and proved to be.
     aliases: HashMap<FileId, (FileVersion, FileId)>,
@@ -192,8 +184,8 @@ const MAX_ALIASES: usize = 1 << 12;
 impl Binaries {
     /// None yet.
     #[must_use]
-    pub fn new(understanding: Arc<GoBinaries>) -> Self {
-        Self { understanding, known: HashMap::new(), aliases: HashMap::new(), libraries: HashMap::new(), next: 0 }
+    pub fn new(go_binaries: Arc<GoBinaries>) -> Self {
+        Self { go_binaries, known: HashMap::new(), aliases: HashMap::new(), libraries: HashMap::new(), next: 0 }
     }
 
     /// Works out everything about a binary, or remembers it.
@@ -218,7 +210,7 @@ impl Binaries {
         let supposed = self.with_version(id, version);
         let go = match supposed.first().and_then(|like| self.get(*like)) {
             Some(like) => Ok(Arc::clone(&like.go)),
-            None => self.understanding.of(source, id).map_err(Refusal::from),
+            None => self.go_binaries.of(source, id).map_err(Refusal::from),
         };
         self.know(id, file, version, go, supposed)
     }
@@ -300,7 +292,7 @@ impl Binaries {
         let (source, _) =
             FileSource::new(Arc::clone(&file)).map_err(|error| Refusal::Binary(format!("cannot read it: {error}")))?;
         let version = source.version();
-        let go = self.understanding.of(source, id).map_err(Refusal::from);
+        let go = self.go_binaries.of(source, id).map_err(Refusal::from);
         self.know(id, file, version, go, Vec::new()).map(|_| None)
     }
 
@@ -406,6 +398,5 @@ fn watchable(file: Arc<File>, go: Arc<GoBinary>, number: u32) -> Result<Watchabl
         set: Arc::new(ProbeSet { file, word, probes, story }),
         proved: AtomicBool::new(false),
         names: Mutex::new(Cache::new(NAMES_BYTES)),
-        places: Arc::default(),
     })
 }

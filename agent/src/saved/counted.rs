@@ -35,16 +35,7 @@ pub(super) fn read(text: &str) -> Saved {
         }
         kind.start_function = kind.frames.last().map(|frame| frame.function.clone()).unwrap_or_default();
         let kind = kinds.intern(kind);
-        goroutines.push(Member {
-            count,
-            goid: 0,
-            parent_goid: 0,
-            kind,
-            run_mark: None,
-            waited: None,
-            stack_bytes,
-            waits_on: (0, 0),
-        });
+        goroutines.push(Member { stack_bytes, ..Member::of_kind(kind, count) });
     }
     let population = Population { goroutines, kinds: kinds.into_kinds(), ..Population::default() };
     Saved { population, numbered: false, has_creators: false }

@@ -1,4 +1,4 @@
-//! What `parkranger dump --format json` writes (docs/json.md).
+//! Dumps as `parkranger dump --format json` writes them (docs/json.md).
 
 use std::time::Duration;
 

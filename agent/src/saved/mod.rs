@@ -27,9 +27,9 @@ use crate::{
 /// A file is no larger, nor what it inflates to.
 pub const MAX_BYTES: u64 = 1 << 30;
 
-/// What a profile inflates to.
+/// Limit of the inflated size of a profile, in bytes.
 const MAX_PROFILE_BYTES: usize = 64 << 20;
-/// What the different stacks take.
+/// Limit of the memory of all different stacks.
 const MAX_KINDS_BYTES: usize = 1 << 30;
 
 /// Why a file is no dump.
@@ -44,7 +44,7 @@ pub enum SavedError {
     Damaged {
         /// The form it has.
         form: &'static str,
-        /// What is wrong.
+        /// The fault.
         why: String,
     },
     /// It is larger than [`MAX_BYTES`].
@@ -57,9 +57,9 @@ pub enum SavedError {
 pub struct Saved {
     /// The goroutines.
     pub population: Population,
-    /// Whether each has its number: then those of two dumps of one process can be told apart.
+    /// True where each has its number: then those of two dumps of one process can be told apart.
     pub numbered: bool,
-    /// Whether it says which `go` statement each comes from.
+    /// True where it says which `go` statement each comes from.
     pub has_creators: bool,
 }
 

@@ -43,16 +43,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
         let start_function = frames.last().map(|frame| frame.function.clone()).unwrap_or_default();
         let kind = kinds.intern(Kind { frames, labels, start_function, ..Kind::default() });
         has_room(&kinds)?;
-        goroutines.push(Member {
-            count,
-            goid: 0,
-            parent_goid: 0,
-            kind,
-            run_mark: None,
-            waited: None,
-            stack_bytes: 0,
-            waits_on: (0, 0),
-        });
+        goroutines.push(Member::of_kind(kind, count));
     }
     let population = Population { goroutines, kinds: kinds.into_kinds(), ..Population::default() };
     Ok(Saved { population, numbered: false, has_creators: false })

@@ -38,9 +38,9 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// What is remembered of one process.
+/// Bounds of the history of one process.
 const LIMITS: Limits = Limits { goroutines: 1 << 13, sites: 512, step: Duration::from_secs(30) };
-/// What is remembered of all processes: some 40 MiB at the most.
+/// Bounds of the histories of all processes: some 40 MiB at the most.
 const MOST: Limits = Limits { goroutines: 1 << 16, sites: 2048, step: LIMITS.step };
 /// Longest time between two censuses of a process, in intervals.
 const SELDOM: u32 = 16;
@@ -61,7 +61,7 @@ pub(super) struct Found {
     findings: Vec<Finding>,
 }
 
-/// What is known of leaks, for whoever asks.
+/// Findings of leaks, for whoever asks.
 pub(super) struct Leaks {
     found: Mutex<BTreeMap<u32, Arc<Found>>>,
     series: IntGaugeVec,
@@ -180,7 +180,7 @@ struct Job {
     known: HashMap<ProcessId, Known>,
 }
 
-/// What is remembered of a process.
+/// History of a process.
 struct Known {
     pid: u32,
     /// `None` where it is not asked, or not again.
@@ -232,7 +232,7 @@ impl Job {
         begin.elapsed()
     }
 
-    /// What may be remembered of a process: what the others leave.
+    /// Bounds of a process's history: what the others leave.
     fn limits(&self, id: &ProcessId) -> Limits {
         let others = self.known.iter().filter(|(other, _)| *other != id).map(|(_, known)| &known.history);
         let (goroutines, sites) = others.fold((0, 0), |(goroutines, sites), history| {

@@ -108,9 +108,9 @@ async fn serve(
     let mut signals = Signals::new()?;
     let live = settings.load()?;
     let mut server = Server::bind(&settings, &live)?;
-    let understanding = Arc::clone(&watch.understanding);
+    let go_binaries = Arc::clone(&watch.go_binaries);
     let mut watcher = Watcher::start(watch, settings.interval)?;
-    let state = Arc::new(State::new(&settings, live, understanding, &watcher)?);
+    let state = Arc::new(State::new(&settings, live, go_binaries, &watcher)?);
     let numbers = numbers::start(Arc::clone(&state));
     let leaks = settings.leaks_interval.map(|every| leaks::start(Arc::clone(&state), every));
     let metrics = metrics::start(Arc::clone(&state));

@@ -19,6 +19,7 @@ use super::state::State;
 use crate::{
     address::{Bias, RuntimeAddr},
     census::CensusError,
+    go_binary::GoBinary,
     host::{Identity, Place, Proc, ProcessMemory},
     program::Numbers,
     runtime::NumberPlaces,
@@ -36,7 +37,7 @@ struct Source {
     identity: Identity,
     bias: Bias,
     witness: RuntimeAddr,
-    places: Arc<NumberPlaces>,
+    go: Arc<GoBinary>,
 }
 
 /// Begins to read.
@@ -105,15 +106,17 @@ impl Reader {
         let state = Arc::clone(&self.state);
         let find = move || -> Result<Source, CensusError> {
             let subject = state.subjects.subject(pid)?;
-            let binary = subject.binary();
-            let witness = subject.bias().to_runtime(binary.function_table_address());
-            let places = Arc::new(NumberPlaces::of(binary)?);
-            Ok(Source { identity: subject.identity(), bias: subject.bias(), witness, places })
+            let go = Arc::clone(subject.go_binary());
+            let witness = subject.bias().to_runtime(go.binary.function_table_address());
+            // Here, where it may take a while.
+            go.number_places();
+            Ok(Source { identity: subject.identity(), bias: subject.bias(), witness, go })
         };
         let found = self.within(UNDERSTAND_WITHIN, find).and_then(|found| found.map_err(io::Error::other));
         match found {
-            Ok(source) => Some(source)
-                .filter(|source| source.identity.start_time == start_time && *source.places != NumberPlaces::default()),
+            Ok(source) => Some(source).filter(|source| {
+                source.identity.start_time == start_time && *source.go.number_places() != NumberPlaces::default()
+            }),
             Err(error) => {
                 debug!("process {pid}: its runtime is not asked: {error}");
                 None
@@ -124,7 +127,7 @@ impl Reader {
     fn numbers(&mut self, source: Source) -> io::Result<Numbers> {
         let read = move || {
             let memory = ProcessMemory::open(&Proc::default(), source.identity, source.witness)?;
-            source.places.read(&memory, source.bias)
+            source.go.number_places().read(&memory, source.bias)
         };
         self.within(READ_WITHIN, read)?.map_err(io::Error::other)
     }

@@ -49,7 +49,7 @@ impl State {
     pub(super) fn new(
         settings: &Settings,
         live: settings::Live,
-        understanding: Arc<GoBinaries>,
+        go_binaries: Arc<GoBinaries>,
         watcher: &Watcher,
     ) -> prometheus::Result<Self> {
         let leaks = Leaks::new()?;
@@ -58,7 +58,7 @@ impl State {
             snapshots: watcher.snapshots(),
             control: watcher.control(),
             proc: Proc::default(),
-            subjects: GoProcesses::new(Proc::default(), understanding),
+            subjects: GoProcesses::new(Proc::default(), go_binaries),
             censuses: CensusLimits::new(settings.limits.censuses),
             metrics: Metrics::new(settings.site_series, leaks.series())?,
             leaks,

@@ -53,7 +53,7 @@ impl BinarySnapshot {
 pub struct ByBinary {
     /// Of processes that ended.
     closed: BTreeMap<String, BinarySnapshot>,
-    /// What was said last: estimates that are corrected must not let a counter fall.
+    /// Sums as they were shown last: estimates that are corrected must not let a counter fall.
     said: BTreeMap<String, BinarySnapshot>,
 }
 

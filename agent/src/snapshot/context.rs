@@ -1,4 +1,4 @@
-//! What is known of a process beside its counts: where it belongs, and what its runtime says of itself.
+//! Facts about a process beside its counts: the container, pod or unit that it belongs to, and its runtime's own numbers.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::{host::Place, program::Numbers};
 pub struct ProcessContext {
     /// Its container, pod, unit.
     pub place: Place,
-    /// What its runtime says of itself.
+    /// Numbers that its runtime keeps of itself.
     pub numbers: Numbers,
 }
 

@@ -38,7 +38,7 @@ pub struct Snapshot {
     pub not_looked_at: BTreeMap<String, u64>,
     /// Losses that belong to no process, by name; only those that are not 0.
     pub losses: BTreeMap<&'static str, u64>,
-    /// What watching may cost a process; `None` for whatever it does.
+    /// Limit of what watching costs a process; `None` for no limit.
     pub budget: Option<Budget>,
 }
 
@@ -57,15 +57,15 @@ pub struct ProcessSnapshot {
     pub library: Option<String>,
     /// "go1.27.3".
     pub go_version: String,
-    /// Where the offsets of the runtime's structs come from. Memory has agreed with them.
+    /// Source of the offsets of the runtime's structs. Memory has agreed with them.
     pub layout: String,
     /// They are those of an older Go than the process's.
     pub layout_is_older: bool,
-    /// What is recorded of it now, what that costs it, and how often that changed.
+    /// Fidelity now, its cost, and the number of changes so far.
     pub governed: FidelityReport,
-    /// What was not recorded since the attach.
+    /// Events that were not recorded since the attach.
     pub missing: Missing,
-    /// Whether `live` has every goroutine, also those older than the attach.
+    /// True where `live` has every goroutine, also those older than the attach.
     pub baseline: bool,
     /// Results of the comparisons of ledger and census.
     pub audits: Audits,
@@ -105,7 +105,7 @@ pub struct ProcessSnapshot {
     pub sites: Vec<SiteSnapshot>,
     /// Memory of its goroutines' stacks at the last census; `None` before the first, and once it has ended.
     pub stack_bytes: Option<u64>,
-    /// How long its goroutines wait and live; `None` where its story was never told.
+    /// Waits and lifetimes of its goroutines; `None` where its story was never told.
     pub story: Option<Box<StorySnapshot>>,
 }
 
@@ -153,13 +153,13 @@ pub struct SiteSnapshot {
     pub parks: u64,
     /// Parks by wait reason.
     pub waits: BTreeMap<String, u64>,
-    /// What its goroutines did at the last census: wait reasons, or the runtime's word for another state.
+    /// States of its goroutines at the last census: wait reasons, or the runtime's word for another state.
     pub doing: BTreeMap<String, u64>,
     /// Longest time that one of them had waited then; `None` where the runtime does not tell.
     pub waited_longest: Option<Duration>,
     /// Time that half of them had waited then, at least; `None` where the runtime does not tell.
     pub waited_median: Option<Duration>,
-    /// Who called the `go` statement's function when the site was first seen, innermost first. Others may have called it
+    /// Callers of the `go` statement's function when the site was first seen, innermost first. Others may have called it
     /// since.
     pub creation_stack: Vec<Frame>,
     /// Births, exits and live goroutines by who called the `go` statement's function, most live ones first: of those born since
@@ -167,9 +167,9 @@ pub struct SiteSnapshot {
     pub callers: Vec<CallerSnapshot>,
     /// Memory of its goroutines' stacks at the last census; `None` before the first.
     pub stack_bytes: Option<u64>,
-    /// How long its goroutines waited in the process's story, by reason.
+    /// Waits of its goroutines in the process's story, by reason.
     pub waited: BTreeMap<String, Spent>,
-    /// How long those lived that ended in it.
+    /// Lifetimes of those that ended in it.
     pub lived: Spent,
 }
 
@@ -178,7 +178,7 @@ pub struct SiteSnapshot {
 pub struct CallerSnapshot {
     /// Return address in the caller; 0 where there is none.
     pub address: RuntimeAddr,
-    /// Who called the function with the `go` statement, with what was inlined there, innermost first. Empty where nobody did, as
+    /// Caller of the function with the `go` statement, with what was inlined there, innermost first. Empty where nobody did, as
     /// for a timer's goroutine, or it is not known.
     pub frames: Vec<Frame>,
     /// Goroutines created.
@@ -215,7 +215,7 @@ impl SiteSnapshot {
     }
 }
 
-/// What a row is called whose site could not be found.
+/// Name of the row of events whose site could not be found.
 pub const UNATTRIBUTED: &str = "(unattributed)";
 
 /// The site of goroutines that C threads get when they call Go: no `go` statement made them.

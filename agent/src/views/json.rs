@@ -138,7 +138,7 @@ struct Site<'a> {
     parks: u64,
     stack_bytes: Option<u64>,
     waits: &'a BTreeMap<String, u64>,
-    /// What its goroutines did at the last census.
+    /// States of its goroutines at the last census.
     doing: &'a BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     waited_longest_seconds: Option<f64>,

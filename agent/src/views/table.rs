@@ -160,7 +160,7 @@ fn governed(process: &ProcessSnapshot) -> String {
     text
 }
 
-/// What is not counted at the present fidelity, and which budget would have it counted.
+/// Events that are not counted at the present fidelity, and which budget would have it counted.
 fn given_up(process: &ProcessSnapshot) -> Option<String> {
     let share = process.missing.slice_share.map_or(0.0, |share| share * 100.0);
     let totals = if process.totals_are_exact { "; their totals are exact" } else { "" };
@@ -294,8 +294,8 @@ fn render_process(
     text.push('\n');
 }
 
-/// What is true of all of a site's goroutines, and the rest as what it is: who had each of them made, where that is known, else
-/// the stack of whoever was seen first.
+/// Writes the frames that all goroutines of a site were made in, then who had each of them made, where that is known, else the
+/// stack of whoever was seen first, as such.
 fn render_stack(text: &mut String, site: &SiteSnapshot) {
     let _ = writeln!(text, "\n{} goroutines of {} were created by", site.live, site.start_function);
     let own = site.own_frames();
@@ -377,8 +377,8 @@ fn census_age(process: &ProcessSnapshot) -> String {
     }
 }
 
-/// What the goroutines of a site do now, and the longest wait among them from a minute on; what they parked for where no
-/// census has told.
+/// States of a site's goroutines now, and the longest wait among them from a minute on; the reasons of their parks where no census
+/// has told.
 fn waits_for(site: &SiteSnapshot) -> String {
     if site.doing.is_empty() {
         let parked = most_frequent(&site.waits);

@@ -73,7 +73,7 @@ pub(super) struct Finder {
 
 impl Finder {
     pub(super) fn new(proc: Proc, config: &Config) -> Self {
-        let binaries = Binaries::new(Arc::clone(&config.understanding));
+        let binaries = Binaries::new(Arc::clone(&config.go_binaries));
         Self { proc, target: config.target.clone(), binaries, refused: BTreeMap::new(), passed_over: BTreeMap::new() }
     }
 

@@ -116,7 +116,7 @@ pub struct Config {
     /// Which processes.
     pub target: Target,
     /// Knowledge of binaries, shared with whoever else asks.
-    pub understanding: Arc<GoBinaries>,
+    pub go_binaries: Arc<GoBinaries>,
     /// Sizes of the kernel's maps.
     pub sizes: Sizes,
     /// Time between two audits of a process.

@@ -90,7 +90,7 @@ fn by_pattern(verdicts: &[&Verdict]) {
     }
 }
 
-/// What is not as it should be; everything where it is asked for.
+/// Findings that are not as they should be; everything where it is asked for.
 fn tell(verdict: &Verdict, verbose: bool) {
     let service = &verdict.service;
     let wrong = verdict.shown().any(|finding| !verdict.is_right(finding));
